@@ -1,0 +1,54 @@
+PYTHON ?= python3
+KERAS_BACKEND ?= tensorflow
+BACKENDS ?= tensorflow jax torch
+PYTEST ?= -m "not slow"
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q -c constraints.txt
+
+.PHONY: demo test test-all lint format docs clean
+
+demo: .venv/demo-$(KERAS_BACKEND)
+	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/quickstart.py $(DEMO)
+
+test: lint $(BACKENDS:%=test-%)
+
+test-all:
+	$(MAKE) test PYTEST=
+
+test-%: .venv/test-%
+	KERAS_BACKEND=$* $(BIN)/python -m pytest $(PYTEST)
+
+lint: .venv/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/docs
+	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf .venv runs site build dist *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# A stamp for each set of extras, made anew when setup.py asks for more.
+.venv/lint: .venv/bin/python setup.py
+	$(PIP) "ruff>=0.14"
+	@touch $@
+
+.venv/demo-%: .venv/bin/python setup.py constraints.txt
+	$(PIP) -e ".[examples,$*]"
+	@touch $@
+
+.venv/test-%: .venv/bin/python setup.py constraints.txt
+	$(PIP) -e ".[test,hub,$*]"
+	@touch $@
+
+.venv/docs: .venv/bin/python setup.py constraints.txt
+	$(PIP) -e ".[docs,$(KERAS_BACKEND)]"
+	@touch $@

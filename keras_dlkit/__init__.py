@@ -1,0 +1,10 @@
+"""Training components for Keras 3 that attach to any `model.fit`."""
+
+from keras_dlkit import layers
+from keras_dlkit import ops
+from keras_dlkit import optimizers
+from keras_dlkit.attach import Attached
+from keras_dlkit.attach import attach
+from keras_dlkit.attach import detach
+
+__version__ = "0.1.0.dev0"

@@ -1,0 +1,47 @@
+"""Every private name of Keras that the package touches, one helper each.
+
+`tests/test_private_keras.py` holds a canary for each: on a Keras where one of
+them has moved, that test fails and says which.
+"""
+
+
+def compile_arguments(model):
+    """The arguments of `model`'s last `compile`, as the objects they were.
+
+    `get_compile_config()` is the public form, but it gives serialized copies:
+    the optimizer would lose its state, and a lambda could not come back.
+    """
+    return dict(model._compile_config.config)
+
+
+def loss_tracker(model):
+    """The metric that averages the loss of an epoch.
+
+    It has no public name of its own: a model may have other metrics that are
+    called `"loss"`.
+    """
+    return model._loss_tracker
+
+
+def share_compiled_state(source, target):
+    """Makes `target` update the loss and metric trackers of `source`.
+
+    For a model with its own `compute_loss` or `compute_metrics`: these use
+    the trackers of the model itself.
+    """
+    target._loss_tracker = source._loss_tracker
+    target._compile_loss = source._compile_loss
+    target._compile_metrics = source._compile_metrics
+
+
+def adopt_variables(optimizer, variables):
+    """The part of `Optimizer.build` that says which variables it is for.
+
+    The whole of it would make a second set of averages and accumulators
+    beside those of the inner optimizer.
+    """
+    for index, variable in enumerate(variables):
+        key = optimizer._var_key(variable)
+        optimizer._trainable_variables_indices[key] = index
+    optimizer._trainable_variables = list(variables)
+    optimizer.built = True

@@ -1,0 +1,498 @@
+"""`attach`: what a stock training step cannot express, added to any model."""
+
+import inspect
+import warnings
+
+import keras
+from keras import tree
+
+from keras_dlkit import _keras
+from keras_dlkit._export import export
+from keras_dlkit._train_step import TrainStep
+from keras_dlkit.layers.batch_part import BatchPart
+from keras_dlkit.optimizers.two_gradient import TwoGradient
+from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
+from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
+from keras_dlkit.optimizers.wrapper_optimizer import innermost
+
+# A model with one of these of its own trains in a way that `attach` would
+# silently replace.
+REFUSED = ("train_step", "test_step", "fit")
+# These are called where Keras calls them.
+HONOURED = ("compute_loss", "compute_metrics", "predict_step", "compile")
+
+
+def attach(model, *parts, name=None):
+    """Gives a model a training step that can do what the parts need.
+
+    Returns a `keras.Model` that holds yours, trains it in place and is used
+    in its stead: `compile`, `fit`, `evaluate`, `predict`, callbacks, `save`
+    and `keras.saving.load_model` are those of Keras. A batch part (as
+    `keras_dlkit.layers.MixUp`) is given here; an optimizer that takes two
+    gradients (as `keras_dlkit.optimizers.SAM`) is given to `compile`.
+
+    Args:
+        model: `keras.Model`: Sequential, Functional or subclassed, built or
+            not. If it is compiled, its optimizer, loss and metrics are taken
+            over. An `Attached` gets the parts beside those it has.
+        *parts: Parts, applied in the order given. None is fine: SAM needs no
+            part.
+        name: String. The name of the returned model.
+
+    Returns:
+        `Attached`, with your model, the same object, as `.model`.
+
+    Raises:
+        TypeError: For what is no model, or no part.
+        ValueError: For a model with a `train_step`, `test_step` or `fit` of
+            its own, which this would replace. Its own `compute_loss`,
+            `compute_metrics`, `predict_step` and `compile` are honoured.
+
+    State: none of its own; the network's, the parts' and the optimizer's.
+    Runs: as the model of `fit`.
+    Cost: none of its own.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_dlkit as dlkit
+
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model = dlkit.attach(net, dlkit.layers.MixUp(0.2, num_classes=3))
+    model.compile(
+        optimizer=dlkit.optimizers.SAM("adam"),
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(np.ones((8, 4)), np.arange(8) % 3, verbose=0)
+    dlkit.detach(model).save("net.keras")  # plain Keras
+    ```
+    """
+    if isinstance(model, Attached):
+        merged = Attached(
+            model.model, [*model.parts, *parts], name=name or model.name
+        )
+        if model.compiled:
+            merged._take_over(model)
+        return merged
+    _check_model(model)
+    if model.compiled and not _own(model, HONOURED):
+        warnings.warn(
+            f"`attach` took over the optimizer, loss and metrics of "
+            f"{model.name!r}. Call `fit` on the model that it returned.",
+            stacklevel=2,
+        )
+    return Attached(model, parts, name=name)
+
+
+def detach(model_or_path):
+    """Gives the plain Keras model back: no wrapper, no parts of ours.
+
+    If the attached model was compiled, the plain one is compiled too, with
+    the innermost optimizer, its state kept, and the same loss and metrics: it
+    goes on training without the parts, and is saved and loaded without
+    keras_dlkit.
+
+    Args:
+        model_or_path: What `attach` returned, or the path of a `.keras` file
+            it was saved to. A model that was never attached comes back as it
+            is.
+
+    Returns:
+        `keras.Model`. For a model that was attached in this process, the same
+        object that was given to `attach`.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_dlkit as dlkit
+
+    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    assert dlkit.detach(dlkit.attach(net)) is net
+    ```
+    """
+    model = model_or_path
+    if not isinstance(model, keras.Model):
+        model = keras.saving.load_model(model)
+    if not isinstance(model, Attached):
+        return model
+    if model.compiled:
+        arguments = _keras.compile_arguments(model)
+        arguments["optimizer"] = _plain_optimizer(model)
+        keras.Model.compile(model.model, **arguments)
+    return model.model
+
+
+@export
+class Attached(TrainStep, keras.Model):
+    """What `attach` returns: your model with a training step of parts.
+
+    Make it with `keras_dlkit.attach`. `.model` is your model, `.parts` the
+    parts. What people ask of a network (`summary`, `layers`, `inputs`,
+    `export`, ...) is answered by yours.
+    """
+
+    def __init__(self, model, parts=(), name=None):
+        _check_model(model)
+        _check_parts(parts)
+        # The model's own policy: it decides on loss scaling. No autocast: the
+        # model casts its inputs itself, or not.
+        super().__init__(
+            dtype=model.dtype_policy,
+            autocast=False,
+            name=name or f"attached_{model.name}",
+        )
+        self.model = model
+        self.parts = list(parts)
+        self.random_state = _RandomState(self.seed_states, name="random_state")
+        self.supports_masking = True
+        self._delegates = bool(_own(model, HONOURED[:2]))
+        self.built = model.built
+        if model.compiled:
+            self._take_over(model)
+
+    def call(self, inputs, training=None, **kwargs):
+        # The model finds `training` in the context of this call.
+        del training
+        return self.model(inputs, **kwargs)
+
+    def compute_mask(self, inputs, previous_mask=None):
+        # The outputs of the model carry their masks already.
+        return None
+
+    # Compilation.
+
+    def compile(self, *args, **kwargs):
+        if _own(self.model, HONOURED):
+            # A signature of its own, or losses that its own methods use.
+            self.model.compile(*args, **kwargs)
+            self._take_over(self.model)
+        else:
+            self._compile(**_bound(keras.Model.compile, self, args, kwargs))
+
+    def _compile(self, **arguments):
+        arguments["optimizer"] = keras.optimizers.get(arguments["optimizer"])
+        _check_losses(self.parts, arguments)
+        if find_wrapper(
+            arguments["optimizer"], keras.optimizers.LossScaleOptimizer
+        ):
+            # There may be one inside of a wrapper, where Keras does not look.
+            arguments["auto_scale_loss"] = False
+        super().compile(**arguments)
+
+    def _take_over(self, source):
+        arguments = _keras.compile_arguments(source)
+        arguments["optimizer"] = source.optimizer
+        self._compile(**arguments)
+        if self._delegates:
+            _keras.share_compiled_state(source, self)
+
+    def compile_from_config(self, config):
+        arguments = keras.saving.deserialize_keras_object(config)
+        if _own(self.model, HONOURED):
+            keras.Model.compile(self.model, **arguments)
+            self._take_over(self.model)
+        else:
+            self._compile(**arguments)
+        if self.built and self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    # Training.
+
+    @property
+    def two_gradient(self):
+        """The optimizer that asks for a second gradient, or `None`."""
+        return find_wrapper(self.optimizer, TwoGradient)
+
+    @property
+    def loss_tracker(self):
+        return _keras.loss_tracker(self)
+
+    def change_batch(self, data, training):
+        """Runs the batch parts over `(x, y, sample_weight)`, in their order."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = x, y, sample_weight
+        for part in self.batch_parts:
+            batch = part.call(batch, training=training)
+        return batch
+
+    @property
+    def batch_parts(self):
+        return [part for part in self.parts if isinstance(part, BatchPart)]
+
+    def _encode(self, y):
+        for part in self.batch_parts:
+            y = part.encode(y)
+        return y
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        # Encoded in the step; here for when Keras builds losses and metrics
+        # from the data as they came. Encoding twice changes nothing.
+        y = self._encode(y)
+        if not self._delegates:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        kwargs = {}
+        parameters = inspect.signature(self.model.compute_loss).parameters
+        if "training" in parameters or any(
+            p.kind is p.VAR_KEYWORD for p in parameters.values()
+        ):
+            kwargs["training"] = training
+        return self.model.compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **kwargs
+        )
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y = self._encode(y)
+        if not self._delegates:
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+        return self.model.compute_metrics(x, y, y_pred, sample_weight)
+
+    @property
+    def metrics(self):
+        if not self._delegates:
+            return super().metrics
+        return self.model.metrics
+
+    def fit(self, *args, **kwargs):
+        arguments = _bound(keras.Model.fit, self, args, kwargs)
+        self._check_targets(arguments["y"])
+        if self.built and not self.optimizer.built:
+            # Now, not in the first step: what is wrong is said before it.
+            self.optimizer.build(self.trainable_variables)
+        if any(part.epoch is not None for part in self.batch_parts):
+            callbacks = arguments["callbacks"]
+            if isinstance(callbacks, keras.callbacks.CallbackList):
+                callbacks.append(_EpochCounter())
+            else:
+                callbacks = [*tree.flatten(callbacks or []), _EpochCounter()]
+            arguments["callbacks"] = callbacks
+        return super().fit(**arguments)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        self._check_targets(y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _check_targets(self, y):
+        for part in self.batch_parts:
+            if y is not None:
+                part.check_targets(y)
+
+    # What people ask of a network.
+
+    @property
+    def layers(self):
+        return self.model.layers
+
+    def get_layer(self, name=None, index=None):
+        return self.model.get_layer(name=name, index=index)
+
+    def summary(self, *args, **kwargs):
+        return self.model.summary(*args, **kwargs)
+
+    def count_params(self):
+        return self.model.count_params()
+
+    def export(self, *args, **kwargs):
+        return self.model.export(*args, **kwargs)
+
+    def quantize(self, *args, **kwargs):
+        result = self.model.quantize(*args, **kwargs)
+        self._forget_functions()
+        return result
+
+    def enable_lora(self, *args, **kwargs):
+        result = self.model.enable_lora(*args, **kwargs)
+        self._forget_functions()
+        return result
+
+    def _forget_functions(self):
+        self.train_function = None
+        self.test_function = None
+        self.predict_function = None
+
+    # Saving.
+
+    def get_config(self):
+        model = keras.saving.serialize_keras_object(self.model)
+        # Compiled through this model, with this model's optimizer.
+        model.pop("compile_config", None)
+        return {
+            "model": model,
+            "parts": [
+                keras.saving.serialize_keras_object(part) for part in self.parts
+            ],
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        def revive(value):
+            return keras.saving.deserialize_keras_object(
+                value, custom_objects=custom_objects
+            )
+
+        return cls(
+            revive(config["model"]),
+            [revive(part) for part in config["parts"]],
+            name=config["name"],
+        )
+
+    def seed_states(self):
+        """The states of all seed generators: what Keras does not save."""
+        weights = {id(v) for v in self.non_trainable_weights}
+        return [v for v in self.non_trainable_variables if id(v) not in weights]
+
+
+def _bound(method, model, args, kwargs):
+    """The arguments of a call of a method of `keras.Model`, by name."""
+    bound = inspect.signature(method).bind(model, *args, **kwargs)
+    bound.apply_defaults()
+    bound.arguments.pop("self")
+    return bound.arguments
+
+
+def _answered_by_model(name):
+    return property(lambda self: getattr(self.model, name))
+
+
+for _name in (
+    "inputs",
+    "outputs",
+    "input",
+    "output",
+    "input_names",
+    "output_names",
+    "input_shape",
+    "output_shape",
+):
+    setattr(Attached, _name, _answered_by_model(_name))
+
+
+class _RandomState(keras.layers.Layer):
+    """Saves the seed states, in a place of their own in the weights file.
+
+    So that weights of an attached model can be loaded into the plain network,
+    and the other way round.
+    """
+
+    def __init__(self, states, **kwargs):
+        super().__init__(**kwargs)
+        self.states = states
+        self.built = True
+
+    def save_own_variables(self, store):
+        for index, state in enumerate(self.states()):
+            store[str(index)] = keras.ops.convert_to_numpy(state)
+
+    def load_own_variables(self, store):
+        states = self.states()
+        saved = len(store.keys())
+        if saved == 0:  # the weights of a plain network
+            return
+        if saved != len(states):
+            raise ValueError(
+                "The file must hold the random state of every seed generator "
+                f"of the model. Received: {saved} states for {len(states)} "
+                "generators: is it a file of this model?"
+            )
+        for index, state in enumerate(states):
+            state.assign(store[str(index)])
+
+
+class _EpochCounter(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        for part in self.model.batch_parts:
+            part.set_epoch(epoch)
+
+
+# What is checked before any step.
+
+
+def _own(model, names):
+    """Those of `names` that the model defines itself."""
+    return [
+        name
+        for name in names
+        if getattr(type(model), name, None) is not getattr(keras.Model, name)
+        or name in vars(model)
+    ]
+
+
+def _check_model(model):
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`attach` takes a `keras.Model`. "
+            f"Received: model={model!r} of type {type(model)}"
+        )
+    refused = _own(model, REFUSED)
+    if hasattr(model, "preprocess_samples"):
+        # A KerasHub task: its `fit` preprocesses and does nothing else.
+        refused = [name for name in refused if name != "fit"]
+        if getattr(model, "preprocessor", None) is not None:
+            warnings.warn(
+                f"{model.name!r} is attached as the network it is: map its "
+                "preprocessor in the data pipeline, "
+                "`dataset.map(task.preprocessor)`.",
+                stacklevel=3,
+            )
+    if refused:
+        raise ValueError(
+            "`attach` gives a model a training step, and this one has its own,"
+            f" which would be ignored. Received: {type(model).__name__} with "
+            f"{', '.join(f'`{name}`' for name in refused)}. Move what it does "
+            "into `compute_loss`, or, in a loop of your own, use "
+            "`keras_dlkit.ops`."
+        )
+
+
+def _check_parts(parts):
+    for part in parts:
+        if isinstance(part, BatchPart):
+            continue
+        if isinstance(part, WrapperOptimizer):
+            name = type(part).__name__
+            raise TypeError(
+                f"{name} is an optimizer, not a part: "
+                f"attach(model).compile(optimizer={name}(...), ...)"
+            )
+        raise TypeError(
+            "A part of `attach` must be a `keras_dlkit.layers.BatchPart`, such "
+            f"as `MixUp`. Received: {part!r} of type {type(part)}"
+        )
+
+
+def _check_losses(parts, arguments):
+    """Raises for sparse losses and metrics of targets that become one-hot."""
+    for part in parts:
+        for kind in ("loss", "metrics", "weighted_metrics"):
+            for path, value in tree.flatten_with_path(arguments.get(kind)):
+                output = path[0] if path else None
+                if _is_sparse(value) and part.encodes(output):
+                    raise ValueError(
+                        f"{type(part).__name__} turns integer targets into "
+                        f"one-hot ones, which a sparse {kind} cannot take. "
+                        f"Received: {kind}={value!r}. Use the categorical one "
+                        "(`CategoricalCrossentropy`, `CategoricalAccuracy`): "
+                        "integer targets are encoded for it in `fit` and "
+                        "`evaluate` alike."
+                    )
+
+
+def _is_sparse(value):
+    if isinstance(value, str):
+        return value.startswith("sparse_")
+    name = getattr(value, "__name__", type(value).__name__)
+    return name.lower().startswith("sparse")
+
+
+def _plain_optimizer(model):
+    """The optimizer that no wrapper is, fit for the plain network."""
+    optimizer = innermost(model.optimizer)
+    if len(model.trainable_variables) == len(model.model.trainable_variables):
+        return optimizer
+    return type(optimizer).from_config(optimizer.get_config())

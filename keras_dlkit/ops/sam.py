@@ -1,0 +1,81 @@
+"""The perturbation of sharpness-aware minimisation, as a pure function."""
+
+import keras
+from keras import ops
+
+EPSILON = 1e-12
+
+
+def sam_perturbation(gradients, weights, rho, *, scales=None):
+    r"""The step to the sharpest point near `weights`, for own training loops.
+
+    With \(g\) the gradient, \(T\) the scales (1 where none are given) and the
+    norm taken over all arrays together,
+
+    $$e = \rho \, \frac{T^2 g}{\lVert T g \rVert_2 + 10^{-12}}$$
+
+    With `scales=None` this is SAM (Foret et al.); with
+    \(T = |w| + \eta\) it is adaptive SAM (Kwon et al.).
+
+    Args:
+        gradients: List of float tensors of any shapes; `None` entries have no
+            gradient and get no perturbation.
+        weights: List of float tensors of the same shapes, where the
+            gradients were taken. They set the dtype of the result.
+        rho: Float or scalar tensor, at least 0. The radius, in units of the
+            weights (relative to them, when scaled).
+        scales: `None`, or a list with, for each weight, a tensor that
+            broadcasts to it, or `None` for 1.
+
+    Returns:
+        List of tensors with the shape and dtype of `weights`, or `None` where
+        the gradient is `None`. The norm is computed in float32 (float64 for
+        float64 weights), whatever the dtype of the gradients. A gradient of
+        zeros gives zeros.
+
+    Example:
+
+    ```python
+    from keras import ops
+    import keras_dlkit as dlkit
+
+    weights = [ops.array([1.0, 2.0])]
+    gradients = [ops.array([3.0, 4.0])]
+    (e,) = dlkit.ops.sam_perturbation(gradients, weights, 0.5)
+    # e is [0.3, 0.4]; take the gradient again at weights + e
+    ```
+
+    References:
+        - [Foret et al., 2021](https://arxiv.org/abs/2010.01412)
+        - [Kwon et al., 2021](https://arxiv.org/abs/2102.11600)
+    """
+    if not len(gradients) == len(weights) == len(scales or weights):
+        raise ValueError(
+            "`gradients`, `weights` and `scales` must have one entry a weight."
+            f" Received: {len(gradients)} gradients, {len(weights)} weights "
+            f"and scales={scales if scales is None else len(scales)}"
+        )
+    scales = scales or [None] * len(weights)
+    # Scaled gradients T g, in the dtype of the sums.
+    ascent = [
+        None if g is None else _scaled(_for_sums(g), t)
+        for g, t in zip(gradients, scales)
+    ]
+    squares = [ops.sum(ops.square(a)) for a in ascent if a is not None]
+    if not squares:
+        return ascent
+    norm = ops.sqrt(sum(squares[1:], squares[0]))
+    factor = ops.cast(rho, norm.dtype) / (norm + EPSILON)
+    return [
+        None if a is None else ops.cast(_scaled(a * factor, t), w.dtype)
+        for a, w, t in zip(ascent, weights, scales)
+    ]
+
+
+def _for_sums(x):
+    wide = keras.backend.standardize_dtype(x.dtype) == "float64"
+    return ops.cast(x, "float64" if wide else "float32")
+
+
+def _scaled(x, scale):
+    return x if scale is None else x * ops.cast(scale, x.dtype)

@@ -1,0 +1,184 @@
+"""The base of all optimizers that wrap another one."""
+
+import keras
+from keras import ops
+
+from keras_dlkit import _keras
+
+# What a wrapper answers, and sets, as the optimizer inside of it.
+FORWARDED = (
+    "learning_rate",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+    "_model_variables_moving_average",  # read by `SwapEMAWeights`
+)
+
+
+def chain(optimizer):
+    """Yields `optimizer` and the optimizers inside it, from the outside."""
+    while optimizer is not None:
+        yield optimizer
+        optimizer = vars(optimizer).get("inner_optimizer")
+
+
+def find_wrapper(optimizer, kind):
+    """The outermost `kind` in the nest of wrappers, or `None`."""
+    return next((o for o in chain(optimizer) if isinstance(o, kind)), None)
+
+
+def innermost(optimizer):
+    """The optimizer that no wrapper is: the one that updates weights."""
+    *_, last = chain(optimizer)
+    return last
+
+
+def _forwarded(name):
+    def get(self):
+        if "inner_optimizer" not in vars(self):
+            raise AttributeError(name)
+        return getattr(innermost(self), name)
+
+    def set_(self, value):
+        # `Optimizer.__init__` sets defaults before there is an inner one.
+        if "inner_optimizer" in vars(self):
+            setattr(innermost(self), name, value)
+
+    return property(get, set_)
+
+
+class WrapperOptimizer(keras.optimizers.Optimizer):
+    """Base class of optimizers that change what another optimizer does.
+
+    All that Keras and its callbacks ask of an optimizer (`learning_rate` to
+    read and set, `iterations`, averages, accumulation, clipping, weight decay
+    and its exclusions, loss scaling) is the inner optimizer's. Wrappers nest
+    in any order, inside and outside of `keras.optimizers.LossScaleOptimizer`.
+
+    A subclass makes its own variables in `build`, with `add_variable`, and
+    changes gradients in `transform`, which runs once an `apply`.
+
+    Args:
+        inner_optimizer: `keras.optimizers.Optimizer`, or a name that
+            `keras.optimizers.get` knows.
+        name: String. The name of the optimizer.
+
+    State: optimizer variables, those that `build` adds and the inner ones.
+    Runs: in `apply`, once an update.
+    Cost: none of its own.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_dlkit as dlkit
+
+    @keras.saving.register_keras_serializable()
+    class Signed(dlkit.optimizers.WrapperOptimizer):
+        def transform(self, gradients):
+            return [None if g is None else keras.ops.sign(g) for g in gradients]
+
+    Signed(keras.optimizers.SGD(0.1))
+    ```
+    """
+
+    def __init__(self, inner_optimizer, *, name=None):
+        super().__init__(learning_rate=0.0, name=name)
+        # `Optimizer` made counters of its own; the inner ones count.
+        self._unused = super().variables
+        try:
+            self.inner_optimizer = keras.optimizers.get(inner_optimizer)
+        except (ValueError, TypeError) as error:
+            raise TypeError(
+                f"{type(self).__name__} wraps an optimizer: "
+                "`inner_optimizer` must be a `keras.optimizers.Optimizer` or "
+                "the name of one, as in "
+                f"`{type(self).__name__}(keras.optimizers.SGD(0.1))`. "
+                f"Received: inner_optimizer={inner_optimizer!r} "
+                f"of type {type(inner_optimizer)}"
+            ) from error
+
+    @property
+    def iterations(self):
+        return self.inner_optimizer.iterations
+
+    @property
+    def own_variables(self):
+        """The variables of this wrapper, without those of the inner one."""
+        unused = {id(v) for v in self._unused}
+        return [v for v in super().variables if id(v) not in unused]
+
+    @property
+    def variables(self):
+        return self.own_variables + self.inner_optimizer.variables
+
+    def build(self, variables):
+        if not self.inner_optimizer.built:
+            self.inner_optimizer.build(variables)
+        _keras.adopt_variables(self, variables)
+
+    def transform(self, gradients):
+        """What is passed on to the inner optimizer instead of `gradients`."""
+        return gradients
+
+    def apply(self, grads, trainable_variables=None):
+        if not self.built:
+            self.build(list(trainable_variables))
+        self.inner_optimizer.apply(self.transform(grads), trainable_variables)
+
+    def apply_gradients(self, grads_and_vars):
+        grads, variables = zip(*grads_and_vars)
+        self.apply(grads, variables)
+        return self.iterations
+
+    def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+        own = self.own_variables
+        inner = list(optimizer_variables[len(own) :])
+        mapping = [
+            *zip(self.variables, optimizer_variables),
+            *zip(self._trainable_variables, trainable_variables),
+        ]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            grads = self.transform(grads)
+        trainable_variables, inner = self.inner_optimizer.stateless_apply(
+            inner, grads, trainable_variables
+        )
+        own = [ops.convert_to_tensor(scope.get_current_value(v)) for v in own]
+        return trainable_variables, own + list(inner)
+
+    def scale_loss(self, loss):
+        return self.inner_optimizer.scale_loss(loss)
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
+    def finalize_variable_values(self, var_list):
+        self.inner_optimizer.finalize_variable_values(var_list)
+
+    def get_config(self):
+        return {
+            "inner_optimizer": keras.saving.serialize_keras_object(
+                self.inner_optimizer
+            ),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        revived = {
+            name: keras.saving.deserialize_keras_object(
+                value, custom_objects=custom_objects
+            )
+            for name, value in config.items()
+        }
+        return cls(**revived)
+
+
+for _name in FORWARDED:
+    setattr(WrapperOptimizer, _name, _forwarded(_name))
