@@ -43,5 +43,6 @@ def adopt_variables(optimizer, variables):
     for index, variable in enumerate(variables):
         key = optimizer._var_key(variable)
         optimizer._trainable_variables_indices[key] = index
-    optimizer._trainable_variables = list(variables)
+    # Past `__setattr__`, which would make them variables of the optimizer.
+    vars(optimizer)["_trainable_variables"] = list(variables)
     optimizer.built = True

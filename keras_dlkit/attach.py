@@ -7,19 +7,19 @@ import keras
 from keras import tree
 
 from keras_dlkit import _keras
+from keras_dlkit._admission import HONOURED
+from keras_dlkit._admission import OWN_LOSSES
+from keras_dlkit._admission import check_losses
+from keras_dlkit._admission import check_model
+from keras_dlkit._admission import check_parts
+from keras_dlkit._admission import own
 from keras_dlkit._export import export
+from keras_dlkit._random_state import RandomState
 from keras_dlkit._train_step import TrainStep
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.optimizers.two_gradient import TwoGradient
-from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
-
-# A model with one of these of its own trains in a way that `attach` would
-# silently replace.
-REFUSED = ("train_step", "test_step", "fit")
-# These are called where Keras calls them.
-HONOURED = ("compute_loss", "compute_metrics", "predict_step", "compile")
 
 
 def attach(model, *parts, name=None):
@@ -77,8 +77,8 @@ def attach(model, *parts, name=None):
         if model.compiled:
             merged._take_over(model)
         return merged
-    _check_model(model)
-    if model.compiled and not _own(model, HONOURED):
+    check_model(model)
+    if model.compiled and not own(model, HONOURED):
         warnings.warn(
             f"`attach` took over the optimizer, loss and metrics of "
             f"{model.name!r}. Call `fit` on the model that it returned.",
@@ -136,8 +136,8 @@ class Attached(TrainStep, keras.Model):
     """
 
     def __init__(self, model, parts=(), name=None):
-        _check_model(model)
-        _check_parts(parts)
+        check_model(model)
+        check_parts(parts)
         # The model's own policy: it decides on loss scaling. No autocast: the
         # model casts its inputs itself, or not.
         super().__init__(
@@ -147,9 +147,9 @@ class Attached(TrainStep, keras.Model):
         )
         self.model = model
         self.parts = list(parts)
-        self.random_state = _RandomState(self.seed_states, name="random_state")
+        self.random_state = RandomState(self.seed_states, name="random_state")
         self.supports_masking = True
-        self._delegates = bool(_own(model, HONOURED[:2]))
+        self._delegates = bool(own(model, OWN_LOSSES))
         self.built = model.built
         if model.compiled:
             self._take_over(model)
@@ -166,7 +166,7 @@ class Attached(TrainStep, keras.Model):
     # Compilation.
 
     def compile(self, *args, **kwargs):
-        if _own(self.model, HONOURED):
+        if own(self.model, HONOURED):
             # A signature of its own, or losses that its own methods use.
             self.model.compile(*args, **kwargs)
             self._take_over(self.model)
@@ -175,7 +175,7 @@ class Attached(TrainStep, keras.Model):
 
     def _compile(self, **arguments):
         arguments["optimizer"] = keras.optimizers.get(arguments["optimizer"])
-        _check_losses(self.parts, arguments)
+        check_losses(self.parts, arguments)
         if find_wrapper(
             arguments["optimizer"], keras.optimizers.LossScaleOptimizer
         ):
@@ -192,7 +192,7 @@ class Attached(TrainStep, keras.Model):
 
     def compile_from_config(self, config):
         arguments = keras.saving.deserialize_keras_object(config)
-        if _own(self.model, HONOURED):
+        if own(self.model, HONOURED):
             keras.Model.compile(self.model, **arguments)
             self._take_over(self.model)
         else:
@@ -373,121 +373,10 @@ for _name in (
     setattr(Attached, _name, _answered_by_model(_name))
 
 
-class _RandomState(keras.layers.Layer):
-    """Saves the seed states, in a place of their own in the weights file.
-
-    So that weights of an attached model can be loaded into the plain network,
-    and the other way round.
-    """
-
-    def __init__(self, states, **kwargs):
-        super().__init__(**kwargs)
-        self.states = states
-        self.built = True
-
-    def save_own_variables(self, store):
-        for index, state in enumerate(self.states()):
-            store[str(index)] = keras.ops.convert_to_numpy(state)
-
-    def load_own_variables(self, store):
-        states = self.states()
-        saved = len(store.keys())
-        if saved == 0:  # the weights of a plain network
-            return
-        if saved != len(states):
-            raise ValueError(
-                "The file must hold the random state of every seed generator "
-                f"of the model. Received: {saved} states for {len(states)} "
-                "generators: is it a file of this model?"
-            )
-        for index, state in enumerate(states):
-            state.assign(store[str(index)])
-
-
 class _EpochCounter(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         for part in self.model.batch_parts:
             part.set_epoch(epoch)
-
-
-# What is checked before any step.
-
-
-def _own(model, names):
-    """Those of `names` that the model defines itself."""
-    return [
-        name
-        for name in names
-        if getattr(type(model), name, None) is not getattr(keras.Model, name)
-        or name in vars(model)
-    ]
-
-
-def _check_model(model):
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`attach` takes a `keras.Model`. "
-            f"Received: model={model!r} of type {type(model)}"
-        )
-    refused = _own(model, REFUSED)
-    if hasattr(model, "preprocess_samples"):
-        # A KerasHub task: its `fit` preprocesses and does nothing else.
-        refused = [name for name in refused if name != "fit"]
-        if getattr(model, "preprocessor", None) is not None:
-            warnings.warn(
-                f"{model.name!r} is attached as the network it is: map its "
-                "preprocessor in the data pipeline, "
-                "`dataset.map(task.preprocessor)`.",
-                stacklevel=3,
-            )
-    if refused:
-        raise ValueError(
-            "`attach` gives a model a training step, and this one has its own,"
-            f" which would be ignored. Received: {type(model).__name__} with "
-            f"{', '.join(f'`{name}`' for name in refused)}. Move what it does "
-            "into `compute_loss`, or, in a loop of your own, use "
-            "`keras_dlkit.ops`."
-        )
-
-
-def _check_parts(parts):
-    for part in parts:
-        if isinstance(part, BatchPart):
-            continue
-        if isinstance(part, WrapperOptimizer):
-            name = type(part).__name__
-            raise TypeError(
-                f"{name} is an optimizer, not a part: "
-                f"attach(model).compile(optimizer={name}(...), ...)"
-            )
-        raise TypeError(
-            "A part of `attach` must be a `keras_dlkit.layers.BatchPart`, such "
-            f"as `MixUp`. Received: {part!r} of type {type(part)}"
-        )
-
-
-def _check_losses(parts, arguments):
-    """Raises for sparse losses and metrics of targets that become one-hot."""
-    for part in parts:
-        for kind in ("loss", "metrics", "weighted_metrics"):
-            for path, value in tree.flatten_with_path(arguments.get(kind)):
-                output = path[0] if path else None
-                if _is_sparse(value) and part.encodes(output):
-                    raise ValueError(
-                        f"{type(part).__name__} turns integer targets into "
-                        f"one-hot ones, which a sparse {kind} cannot take. "
-                        f"Received: {kind}={value!r}. Use the categorical one "
-                        "(`CategoricalCrossentropy`, `CategoricalAccuracy`): "
-                        "integer targets are encoded for it in `fit` and "
-                        "`evaluate` alike."
-                    )
-
-
-def _is_sparse(value):
-    if isinstance(value, str):
-        return value.startswith("sparse_")
-    name = getattr(value, "__name__", type(value).__name__)
-    return name.lower().startswith("sparse")
 
 
 def _plain_optimizer(model):

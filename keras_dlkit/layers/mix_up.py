@@ -15,6 +15,7 @@ from keras_dlkit._export import export
 from keras_dlkit._tree import map_leaves
 from keras_dlkit._tree import map_with_path
 from keras_dlkit.layers.batch_part import BatchPart
+from keras_dlkit.ops._dtypes import wide_dtype
 from keras_dlkit.ops.mixing import mix_up
 from keras_dlkit.ops.mixing import sample_beta
 from keras_dlkit.ops.mixing import sample_permutation
@@ -273,7 +274,8 @@ def _as_image(x, path):
         return ops.cast(x, "float32")
     if _is_integer(x) or _is_boolean(x):
         raise ValueError(
-            f"Only floats and uint8 images can be blended; {_named('input', path)}"
+            f"Only floats and uint8 images can be blended; "
+            f"{_named('input', path)}"
             f" has dtype {dtype}. Say which entries of `x` to blend with "
             "`inputs=[...]`, or cast this one to float32."
         )
@@ -295,10 +297,10 @@ def _one_hot(y, classes, path):
         )
     if len(y.shape) == 2 and y.shape[1] == 1:
         y = ops.squeeze(y, axis=1)
-    y = ops.cast(y, "int32")
-    rows = ops.one_hot(y, classes, dtype="float32")
+    y = ops.expand_dims(ops.cast(y, "int32"), -1)
+    rows = ops.cast(y == ops.arange(classes, dtype="int32"), "float32")
     outside = ops.logical_or(y < 0, y >= classes)
-    return ops.where(ops.expand_dims(outside, -1), float("nan"), rows)
+    return ops.where(outside, float("nan"), rows)
 
 
 def _check_range(y, classes, path):
@@ -341,18 +343,39 @@ def _blend_weighted(y, sample_weight, permutation, lam):
     )
 
 
-def _wide(*tensors):
+def _blend_weighted(y, sample_weight, permutation, lam):
+    """Blends targets by share times weight, and the weights by share."""
+    if not tree.is_nested(sample_weight):
+        y = map_leaves(
+            lambda t: _blend_by_weight(t, sample_weight, permutation, lam), y
+        )
+    else:
+        weights = dict(tree.flatten_with_path(sample_weight))
+        y = map_with_path(
+            lambda path, t: (
+                _blend_target(t, permutation, lam)
+                if weights.get(path) is None
+                else _blend_by_weight(t, weights[path], permutation, lam)
+            ),
+            y,
+        )
+    return y, map_leaves(
+        lambda w: _blend_weight(w, permutation, lam), sample_weight
+    )
+
+
+def wide_dtype(*tensors):
     """The dtype to blend in: float32, or float64 if any tensor is."""
     return backend.result_type("float32", *(t.dtype for t in tensors))
 
 
 def _blend_weight(w, permutation, lam):
-    return mix_up(ops.cast(w, _wide(w)), permutation, lam)
+    return mix_up(ops.cast(w, wide_dtype(w)), permutation, lam)
 
 
 def _blend_by_weight(y, w, permutation, lam):
     y = _as_float(y)
-    wide = _wide(y, w)
+    wide = wide_dtype(y, w)
     target, w = ops.cast(y, wide), ops.cast(w, wide)
     rank = len(y.shape)
     # Weights (batch, 1) of targets (batch,), or (batch,) of (batch, classes).

@@ -1,7 +1,8 @@
 """The perturbation of sharpness-aware minimisation, as a pure function."""
 
-import keras
 from keras import ops
+
+from keras_dlkit.ops._dtypes import wide_dtype
 
 EPSILON = 1e-12
 
@@ -58,7 +59,7 @@ def sam_perturbation(gradients, weights, rho, *, scales=None):
     scales = scales or [None] * len(weights)
     # Scaled gradients T g, in the dtype of the sums.
     ascent = [
-        None if g is None else _scaled(_for_sums(g), t)
+        None if g is None else _scaled(ops.cast(g, wide_dtype(g)), t)
         for g, t in zip(gradients, scales)
     ]
     squares = [ops.sum(ops.square(a)) for a in ascent if a is not None]
@@ -70,11 +71,6 @@ def sam_perturbation(gradients, weights, rho, *, scales=None):
         None if a is None else ops.cast(_scaled(a * factor, t), w.dtype)
         for a, w, t in zip(ascent, weights, scales)
     ]
-
-
-def _for_sums(x):
-    wide = keras.backend.standardize_dtype(x.dtype) == "float64"
-    return ops.cast(x, "float64" if wide else "float32")
 
 
 def _scaled(x, scale):

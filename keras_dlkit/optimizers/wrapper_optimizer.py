@@ -92,17 +92,23 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name)
         # `Optimizer` made counters of its own; the inner ones count.
         self._unused = super().variables
+        self.inner_optimizer = self._get_optimizer(inner_optimizer)
+
+    def _get_optimizer(self, inner_optimizer):
         try:
-            self.inner_optimizer = keras.optimizers.get(inner_optimizer)
-        except (ValueError, TypeError) as error:
+            optimizer = keras.optimizers.get(inner_optimizer)
+        except ValueError:
+            optimizer = None
+        if not isinstance(optimizer, keras.optimizers.Optimizer):
+            name = type(self).__name__
             raise TypeError(
-                f"{type(self).__name__} wraps an optimizer: "
-                "`inner_optimizer` must be a `keras.optimizers.Optimizer` or "
-                "the name of one, as in "
-                f"`{type(self).__name__}(keras.optimizers.SGD(0.1))`. "
+                f"{name} wraps an optimizer: `inner_optimizer` must be a "
+                "`keras.optimizers.Optimizer` or the name of one, as in "
+                f"`{name}(keras.optimizers.SGD(0.1))`. "
                 f"Received: inner_optimizer={inner_optimizer!r} "
                 f"of type {type(inner_optimizer)}"
-            ) from error
+            )
+        return optimizer
 
     @property
     def iterations(self):

@@ -1,0 +1,93 @@
+"""What `attach` admits: checked before any step, each with its remedy."""
+
+import warnings
+
+import keras
+from keras import tree
+
+from keras_dlkit.layers.batch_part import BatchPart
+from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
+
+# A model with one of these of its own trains in a way that `attach` would
+# silently replace.
+REFUSED = ("train_step", "test_step", "fit")
+# These are called where Keras calls them.
+OWN_LOSSES = ("compute_loss", "compute_metrics")
+HONOURED = (*OWN_LOSSES, "predict_step", "compile")
+
+
+def own(model, names):
+    """Those of `names` that the model defines itself."""
+    return [
+        name
+        for name in names
+        if getattr(type(model), name, None) is not getattr(keras.Model, name)
+        or name in vars(model)
+    ]
+
+
+def check_model(model):
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`attach` takes a `keras.Model`. "
+            f"Received: model={model!r} of type {type(model)}"
+        )
+    refused = own(model, REFUSED)
+    if hasattr(model, "preprocess_samples"):
+        # A KerasHub task: its `fit` preprocesses and does nothing else.
+        refused = [name for name in refused if name != "fit"]
+        if getattr(model, "preprocessor", None) is not None:
+            warnings.warn(
+                f"{model.name!r} is attached as the network it is: map its "
+                "preprocessor in the data pipeline, "
+                "`dataset.map(task.preprocessor)`.",
+                stacklevel=3,
+            )
+    if refused:
+        raise ValueError(
+            "`attach` gives a model a training step, and this one has its own,"
+            f" which would be ignored. Received: {type(model).__name__} with "
+            f"{', '.join(f'`{name}`' for name in refused)}. Move what it does "
+            "into `compute_loss`, or, in a loop of your own, use "
+            "`keras_dlkit.ops`."
+        )
+
+
+def check_parts(parts):
+    for part in parts:
+        if isinstance(part, BatchPart):
+            continue
+        if isinstance(part, WrapperOptimizer):
+            name = type(part).__name__
+            raise TypeError(
+                f"{name} is an optimizer, not a part: "
+                f"attach(model).compile(optimizer={name}(...), ...)"
+            )
+        raise TypeError(
+            "A part of `attach` must be a `keras_dlkit.layers.BatchPart`, such "
+            f"as `MixUp`. Received: {part!r} of type {type(part)}"
+        )
+
+
+def check_losses(parts, arguments):
+    """Raises for sparse losses and metrics of targets that become one-hot."""
+    for part in parts:
+        for kind in ("loss", "metrics", "weighted_metrics"):
+            for path, value in tree.flatten_with_path(arguments.get(kind)):
+                output = path[0] if path else None
+                if _is_sparse(value) and part.encodes(output):
+                    raise ValueError(
+                        f"{type(part).__name__} turns integer targets into "
+                        f"one-hot ones, which a sparse {kind} cannot take. "
+                        f"Received: {kind}={value!r}. Use the categorical one "
+                        "(`CategoricalCrossentropy`, `CategoricalAccuracy`): "
+                        "integer targets are encoded for it in `fit` and "
+                        "`evaluate` alike."
+                    )
+
+
+def _is_sparse(value):
+    if isinstance(value, str):
+        return value.startswith("sparse_")
+    name = getattr(value, "__name__", type(value).__name__)
+    return name.lower().startswith("sparse")

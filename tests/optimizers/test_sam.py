@@ -1,0 +1,295 @@
+"""SAM against float64 NumPy, and all that its arguments promise."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dlkit as dlkit
+from tests.optimizers import reference
+
+STEPS, ROWS = 6, 7
+
+
+@keras.saving.register_keras_serializable("tests")
+class CountedDropout(keras.layers.Layer):
+    """Dropout whose mask follows a counter of training calls."""
+
+    def build(self, shape):
+        self.counter = self.add_weight(
+            shape=(), dtype="int32", initializer="zeros", trainable=False
+        )
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        keep = (keras.ops.arange(4) + self.counter) % 3 != 0
+        self.counter.assign(self.counter + 1)
+        x = x * keras.ops.cast(keep, x.dtype) * 1.5
+        self.add_loss(reference.ACTIVITY * keras.ops.mean(x**2))
+        return x
+
+
+def make_net(weights):
+    net = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(
+                4,
+                use_bias=False,  # batch-norm makes its gradient pure noise
+                kernel_regularizer=keras.regularizers.L2(reference.L2),
+            ),
+            keras.layers.BatchNormalization(
+                momentum=reference.DECAY, epsilon=reference.BN_EPSILON
+            ),
+            keras.layers.Activation("tanh"),
+            CountedDropout(),
+            keras.layers.Dense(2),
+        ]
+    )
+    for variable, value in zip(net.trainable_variables, weights):
+        variable.assign(value)
+    return net
+
+
+def make_batches(rng, weighted=False):
+    batches = []
+    for _ in range(STEPS):
+        batch = [rng.normal(size=(ROWS, 3)), rng.normal(size=(ROWS, 2))]
+        if weighted:
+            batch.append(rng.uniform(0.5, 2, size=ROWS))
+        batches.append(batch)
+    return batches
+
+
+def fit(model, batches):
+    data = [np.concatenate(t).astype("float32") for t in zip(*batches)]
+    data += [None] * (3 - len(data))
+    x, y, sample_weight = data
+    return model.fit(
+        x,
+        y,
+        sample_weight=sample_weight,
+        batch_size=ROWS,
+        shuffle=False,
+        verbose=0,
+    )
+
+
+INNER = {
+    "sgd": (lambda: keras.optimizers.SGD(0.1), lambda: reference.SGD(0.1)),
+    "momentum": (
+        lambda: keras.optimizers.SGD(0.125, momentum=0.75),
+        lambda: reference.SGD(0.125, 0.75),
+    ),
+    "adam": (lambda: keras.optimizers.Adam(0.02), lambda: reference.Adam(0.02)),
+    "adamw": (
+        lambda: keras.optimizers.AdamW(0.02, weight_decay=0.1),
+        lambda: reference.Adam(0.02, 0.1),
+    ),
+}
+SETTINGS = {
+    "plain": {},
+    "asam": {"rho": 0.5, "adaptive": "weights", "eta": 0.1},
+    "all": {"rho": 0.5, "adaptive": "all"},
+    "sam_on": {"variables": "gamma|beta"},
+    "every": {"every_steps": 3},
+    "late": {"start_step": 3},
+    "both": {"every_steps": 2, "start_step": 3},
+    "micro": {"micro_batches": 3},
+}
+
+
+def check(setting, inner, weighted=False, jit_compile="auto"):
+    rng = np.random.default_rng(0)
+    weights, batches = (
+        reference.initial_weights(rng),
+        make_batches(rng, weighted),
+    )
+    arguments = {"rho": 0.2, **setting}
+    keras_inner, numpy_inner = INNER[inner]
+    model = dlkit.attach(make_net(weights))
+    model.compile(
+        dlkit.optimizers.SAM(keras_inner(), **arguments),
+        loss="mse",
+        jit_compile=jit_compile,
+    )
+    history = fit(model, batches)
+    if "variables" in arguments:
+        del arguments["variables"]
+        arguments["selected"] = ["gamma", "beta"]
+    expected, net, losses = reference.train(
+        weights, batches, numpy_inner(), **arguments
+    )
+    for variable, value in zip(model.trainable_variables, expected):
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(variable), value, atol=2e-5
+        )
+    norm = model.layers[1]
+    np.testing.assert_allclose(norm.moving_mean.numpy(), net.mean, atol=1e-5)
+    np.testing.assert_allclose(
+        norm.moving_variance.numpy(), net.variance, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        history.history["loss"][0], np.mean(losses), rtol=1e-5
+    )
+    # Far enough from what one gradient gives for the comparison to mean it.
+    plain, *_ = reference.train(weights, batches, INNER[inner][1](), rho=0.0)
+    assert max(abs(a - b).max() for a, b in zip(plain, expected)) > 1e-3
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_match_float64(setting):
+    check(SETTINGS[setting], "momentum")
+
+
+@pytest.mark.parametrize("inner", ["sgd", "adam", "adamw"])
+def test_inner_optimizers_match_float64(inner):
+    check({}, inner)
+
+
+def test_sample_weights_and_uneven_micro_batches_match_float64():
+    check({"micro_batches": 4}, "momentum", weighted=True)
+
+
+def test_rho_schedule_counts_updates():
+    def rho(step):
+        return 0.1 + 0.1 * step
+
+    @keras.saving.register_keras_serializable("tests")
+    class Rising(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.1 + 0.1 * keras.ops.cast(step, "float32")
+
+        def get_config(self):
+            return {}
+
+    rng = np.random.default_rng(0)
+    weights, batches = reference.initial_weights(rng), make_batches(rng)
+    model = dlkit.attach(make_net(weights))
+    model.compile(
+        dlkit.optimizers.SAM(keras.optimizers.SGD(0.1), rho=Rising()), "mse"
+    )
+    fit(model, batches)
+    expected, *_ = reference.train(weights, batches, reference.SGD(0.1), rho)
+    for variable, value in zip(model.trainable_variables, expected):
+        np.testing.assert_allclose(
+            keras.ops.convert_to_numpy(variable), value, atol=2e-5
+        )
+    copy = dlkit.optimizers.SAM.from_config(model.optimizer.get_config())
+    assert float(copy.rho(3)) == pytest.approx(0.4)
+
+
+def test_clipping_acts_once_on_the_second_gradient():
+    """The norm of the whole update is that of the clip, not less."""
+    rng = np.random.default_rng(0)
+    weights, batches = reference.initial_weights(rng), make_batches(rng)
+    model = dlkit.attach(make_net(weights))
+    inner = keras.optimizers.SGD(1.0, global_clipnorm=1e-3)
+    model.compile(dlkit.optimizers.SAM(inner, rho=0.2), "mse")
+    fit(model, batches[:1])
+    moved = [
+        keras.ops.convert_to_numpy(v) - w
+        for v, w in zip(model.trainable_variables, weights)
+    ]
+    norm = np.sqrt(sum((m**2).sum() for m in moved))
+    assert norm == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_batch_smaller_than_its_micro_batches():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 3)).astype("float32")
+    y = rng.normal(size=(2, 2)).astype("float32")
+    states = []
+    for count in (2, 5):
+        keras.utils.set_random_seed(1)
+        net = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        model = dlkit.attach(net)
+        model.compile(
+            dlkit.optimizers.SAM("sgd", rho=0.5, micro_batches=count), "mse"
+        )
+        history = model.fit(x, y, verbose=0)
+        states.append((net.get_weights(), history.history["loss"]))
+    for a, b in zip(*(weights for weights, _ in states)):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert states[0][1] == pytest.approx(states[1][1])
+
+
+def test_plain_fit_is_refused():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(dlkit.optimizers.SAM("sgd"), "mse")
+    with pytest.raises(RuntimeError, match="keras_dlkit.attach"):
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+
+
+def test_plain_fit_is_refused_inside_a_loss_scaler():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(dlkit.optimizers.SAM("sgd"), "mse")
+    with pytest.raises(RuntimeError, match="keras_dlkit.attach"):
+        # The first steps may overflow, and are skipped.
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), epochs=9, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"rho": -0.1}, ValueError, "at least 0.*rho=-0.1"),
+        ({"rho": float("nan")}, ValueError, "finite.*rho=nan"),
+        ({"rho": "big"}, TypeError, "rho='big'"),
+        ({"eta": -1}, ValueError, "eta"),
+        ({"adaptive": "kernel"}, ValueError, "'weights', 'all'"),
+        ({"every_steps": 0}, ValueError, "every_steps"),
+        ({"start_step": -1}, ValueError, "start_step"),
+        ({"micro_batches": 0}, ValueError, "at least 1.*micro_batches=0"),
+        ({"micro_batches": 1.5}, TypeError, "integer"),
+        ({"variables": "("}, ValueError, "regular expression"),
+        ({"inner_optimizer": 3}, TypeError, "must be a `keras.optimizers"),
+        ({"inner_optimizer": None}, TypeError, "must be a `keras.optimizers"),
+        ({"inner_optimizer": "no"}, TypeError, "inner_optimizer='no'"),
+    ],
+)
+def test_bad_arguments(arguments, error, match):
+    with pytest.raises(error, match=match):
+        dlkit.optimizers.SAM(**{"inner_optimizer": "sgd", **arguments})
+
+
+def test_variables_that_match_nothing():
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model = dlkit.attach(net)
+    model.compile(dlkit.optimizers.SAM("sgd", variables="gamma"), "mse")
+    with pytest.raises(ValueError, match="matches none of .*kernel"):
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+
+
+def test_variables_by_function():
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    optimizer = dlkit.optimizers.SAM(
+        "sgd", variables=lambda v: v.name == "kernel"
+    )
+    optimizer.build(net.trainable_variables)
+    kernel, bias = optimizer.perturbations(
+        [keras.ops.ones((2, 1)), keras.ops.ones((1,))],
+        [keras.ops.ones((2, 1)), keras.ops.ones((1,))],
+        net.trainable_variables,
+    )
+    assert bias is None
+    assert float(keras.ops.norm(kernel)) == pytest.approx(0.05)
+
+
+def test_a_weight_that_cannot_be_moved_is_named():
+    """A layer that reads its weight past the Keras variable."""
+
+    class Past(keras.layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 1), name="past")
+
+        def call(self, x):
+            return keras.ops.matmul(x, self.kernel._value)
+
+    if keras.config.backend() != "torch":
+        return  # only there does a raw weight get a gradient by itself
+    net = keras.Sequential([keras.Input((2,)), Past()])
+    model = dlkit.attach(net)
+    model.compile(dlkit.optimizers.SAM("sgd"), "mse")
+    with pytest.raises((ValueError, RuntimeError), match="past|grad"):
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
