@@ -261,6 +261,9 @@ class Attached(TrainStep, keras.Model):
     def fit(self, *args, **kwargs):
         arguments = _bound(keras.Model.fit, self, args, kwargs)
         self._check_targets(arguments["y"])
+        validation = arguments["validation_data"]
+        if isinstance(validation, (tuple, list)):
+            self._check_targets(validation[1])
         if self.built and not self.optimizer.built:
             # Now, not in the first step: what is wrong is said before it.
             self.optimizer.build(self.trainable_variables)
@@ -317,6 +320,14 @@ class Attached(TrainStep, keras.Model):
 
     # Saving.
 
+    @property
+    def applied_optimizer(self):
+        """The optimizer, by a name that Keras visits before `model`.
+
+        The network may hold the same optimizer: it must be saved here.
+        """
+        return self.optimizer
+
     def get_config(self):
         model = keras.saving.serialize_keras_object(self.model)
         # Compiled through this model, with this model's optimizer.
@@ -365,7 +376,6 @@ for _name in (
     "outputs",
     "input",
     "output",
-    "input_names",
     "output_names",
     "input_shape",
     "output_shape",

@@ -324,53 +324,26 @@ def _as_float(y):
 
 def _blend_weighted(y, sample_weight, permutation, lam):
     """Blends targets by share times weight, and the weights by share."""
-    if not tree.is_nested(sample_weight):
-        y = map_leaves(
-            lambda t: _blend_by_weight(t, sample_weight, permutation, lam), y
-        )
-    else:
-        weights = dict(tree.flatten_with_path(sample_weight))
-        y = map_with_path(
-            lambda path, t: (
-                _blend_target(t, permutation, lam)
-                if weights.get(path) is None
-                else _blend_by_weight(t, weights[path], permutation, lam)
-            ),
-            y,
-        )
+
+    def blend_target(path, target):
+        if nested and path not in weights:
+            raise ValueError(
+                "`sample_weight` must be a tensor or have the structure of "
+                f"the targets. Received: {_named('target', path)}, and "
+                f"sample weights at {list(weights)}"
+            )
+        weight = weights[path] if nested else sample_weight
+        if weight is None:
+            return _blend_target(target, permutation, lam)
+        return _blend_by_weight(target, weight, permutation, lam)
+
+    nested = tree.is_nested(sample_weight)
+    weights = dict(tree.flatten_with_path(sample_weight)) if nested else {}
+    y = map_with_path(blend_target, y)
     return y, map_leaves(
-        lambda w: _blend_weight(w, permutation, lam), sample_weight
+        lambda w: mix_up(ops.cast(w, wide_dtype(w)), permutation, lam),
+        sample_weight,
     )
-
-
-def _blend_weighted(y, sample_weight, permutation, lam):
-    """Blends targets by share times weight, and the weights by share."""
-    if not tree.is_nested(sample_weight):
-        y = map_leaves(
-            lambda t: _blend_by_weight(t, sample_weight, permutation, lam), y
-        )
-    else:
-        weights = dict(tree.flatten_with_path(sample_weight))
-        y = map_with_path(
-            lambda path, t: (
-                _blend_target(t, permutation, lam)
-                if weights.get(path) is None
-                else _blend_by_weight(t, weights[path], permutation, lam)
-            ),
-            y,
-        )
-    return y, map_leaves(
-        lambda w: _blend_weight(w, permutation, lam), sample_weight
-    )
-
-
-def wide_dtype(*tensors):
-    """The dtype to blend in: float32, or float64 if any tensor is."""
-    return backend.result_type("float32", *(t.dtype for t in tensors))
-
-
-def _blend_weight(w, permutation, lam):
-    return mix_up(ops.cast(w, wide_dtype(w)), permutation, lam)
 
 
 def _blend_by_weight(y, w, permutation, lam):

@@ -32,7 +32,7 @@ def sam_perturbation(gradients, weights, rho, *, scales=None):
         List of tensors with the shape and dtype of `weights`, or `None` where
         the gradient is `None`. The norm is computed in float32 (float64 for
         float64 weights), whatever the dtype of the gradients. A gradient of
-        zeros gives zeros.
+        zeros gives zeros, and so does one with a NaN or infinity in it.
 
     Example:
 
@@ -67,8 +67,13 @@ def sam_perturbation(gradients, weights, rho, *, scales=None):
         return ascent
     norm = ops.sqrt(sum(squares[1:], squares[0]))
     factor = ops.cast(rho, norm.dtype) / (norm + EPSILON)
+    # From a gradient that is not finite there is no way to go: stay, and let
+    # it do what it does to one weight without taking the others along.
+    finite = ops.isfinite(norm)
     return [
-        None if a is None else ops.cast(_scaled(a * factor, t), w.dtype)
+        None
+        if a is None
+        else ops.cast(ops.where(finite, _scaled(a * factor, t), 0.0), w.dtype)
         for a, w, t in zip(ascent, weights, scales)
     ]
 

@@ -167,6 +167,23 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list):
         self.inner_optimizer.finalize_variable_values(var_list)
 
+    # The inner optimizer is saved by itself, as an attribute.
+
+    def save_own_variables(self, store):
+        for index, variable in enumerate(self.own_variables):
+            store[str(index)] = ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        own = self.own_variables
+        if len(store.keys()) != len(own):
+            raise ValueError(
+                f"The file must hold the {len(own)} variables of "
+                f"{type(self).__name__}. Received: {len(store.keys())}. Was "
+                "it saved by a model with another optimizer?"
+            )
+        for index, variable in enumerate(own):
+            variable.assign(store[str(index)])
+
     def get_config(self):
         return {
             "inner_optimizer": keras.saving.serialize_keras_object(

@@ -1,0 +1,451 @@
+"""`attach`: what it takes over, what it answers, what it refuses."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+import keras_dlkit as dlkit
+from tests import zoo
+
+MOMENTUM = {"learning_rate": 0.1, "momentum": 0.9}
+
+
+def run(model, data, epochs=2):
+    history = model.fit(
+        **data, batch_size=8, epochs=epochs, shuffle=False, verbose=0
+    )
+    return history.history
+
+
+def weights_of(model):
+    return [ops.convert_to_numpy(v) for v in model.weights]
+
+
+def assert_same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_attached_is_stock_to_the_bit(name):
+    """No part and rho=0 train, evaluate and predict as Keras does."""
+    results = []
+    for kind in ("stock", "attached", "null"):
+        model, data, arguments = zoo.make(name)
+        network = model
+        optimizer = keras.optimizers.SGD(**MOMENTUM)
+        if kind != "stock":
+            model = dlkit.attach(model)
+        if kind == "null":
+            optimizer = dlkit.optimizers.SAM(optimizer, rho=0.0)
+        model.compile(optimizer, **arguments)
+        history = run(model, data)
+        evaluation = model.evaluate(
+            data["x"], data["y"], verbose=0, return_dict=True
+        )
+        prediction = keras.tree.flatten(model.predict(data["x"], verbose=0))
+        results.append((history, evaluation, prediction, weights_of(network)))
+    for result in results[1:]:
+        assert result[0] == results[0][0]
+        assert result[1] == results[0][1]
+        assert_same(result[2], results[0][2])
+        assert_same(result[3], results[0][3])
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_sam_trains_every_model(name):
+    model, data, arguments = zoo.make(name)
+    stock, _, _ = zoo.make(name)
+    model = dlkit.attach(model)
+    sgd = keras.optimizers.SGD(0.1)
+    model.compile(dlkit.optimizers.SAM(sgd, rho=0.2), **arguments)
+    stock.compile(keras.optimizers.SGD(0.1), **arguments)
+    history, expected = run(model, data), run(stock, data)
+    assert history.keys() == expected.keys()
+    # The first batch is the same; then the weights part.
+    assert np.isfinite(history["loss"]).all()
+    gaps = [
+        np.abs(a - b).max()
+        for a, b in zip(weights_of(model.model), weights_of(stock))
+    ]
+    assert 1e-5 < max(gaps) < 1
+
+
+def test_a_frozen_layer_does_not_move():
+    model, data, arguments = zoo.make("frozen")
+    before = weights_of(model.layers[0])
+    model = dlkit.attach(model)
+    model.compile(dlkit.optimizers.SAM("sgd"), **arguments)
+    run(model, data)
+    assert_same(before, weights_of(model.layers[0]))
+
+
+def test_weights_without_a_gradient_are_left_out():
+    """A weight that the loss does not see has no gradient on TF and torch."""
+
+    class Spare(layers.Layer):
+        def build(self, shape):
+            self.spare = self.add_weight(shape=(3,), name="spare")
+
+        def call(self, x):
+            return x
+
+    net = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(3, "softmax"), Spare()]
+    )
+    before = ops.convert_to_numpy(net.layers[1].spare)
+    model = dlkit.attach(net)
+    model.compile(dlkit.optimizers.SAM("sgd"), zoo.CROSSENTROPY)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras's own, about the gradient
+        run(model, {"x": zoo.rows(), "y": zoo.labels()})
+    assert_same([before], [ops.convert_to_numpy(net.layers[1].spare)])
+
+
+# Taking over, merging, giving back.
+
+
+def test_a_compiled_model_is_taken_over():
+    net, data, arguments = zoo.make("sequential")
+    optimizer = keras.optimizers.Adam(0.01)
+    net.compile(optimizer, **arguments)
+    run(net, data, epochs=1)
+    twin, _, _ = zoo.make("sequential")
+    twin.compile(keras.optimizers.Adam(0.01), **arguments)
+    expected = run(twin, data, epochs=1), run(twin, data, epochs=1)
+    with pytest.warns(UserWarning, match="Call `fit` on the model"):
+        model = dlkit.attach(net)
+    assert model.optimizer is optimizer
+    assert run(model, data, epochs=1) == expected[1]
+
+
+def test_attach_merges_parts():
+    net, data, _ = zoo.make("sequential")
+    mix = dlkit.layers.MixUp(0.3, num_classes=3)
+    first = dlkit.attach(net, mix)
+    first.compile("sgd", **zoo.classifier("categorical_crossentropy"))
+    run(first, data)
+    second = dlkit.layers.MixUp(0.1)
+    model = dlkit.attach(first, second)
+    assert model.model is net and list(model.parts) == [mix, second]
+    assert model.optimizer is first.optimizer
+    run(model, data)
+
+
+def test_detach_gives_the_plain_model_back(tmp_path):
+    net, data, arguments = zoo.make("sequential")
+    model = dlkit.attach(net)
+    inner = keras.optimizers.SGD(**MOMENTUM)
+    model.compile(dlkit.optimizers.SAM(inner), **arguments)
+    run(model, data)
+    plain = dlkit.detach(model)
+    assert plain is net and plain.optimizer is inner
+    assert plain.evaluate(data["x"], data["y"], verbose=0) == pytest.approx(
+        model.evaluate(data["x"], data["y"], verbose=0)
+    )
+    run(plain, data)
+    plain.save(tmp_path / "net.keras")
+    text = (tmp_path / "net.keras").read_bytes()
+    assert b"keras_dlkit" not in text
+    model.save(tmp_path / "attached.keras")
+    again = dlkit.detach(tmp_path / "attached.keras")
+    assert type(again) is keras.Sequential
+    assert_same(weights_of(again), weights_of(net))
+
+
+def test_detach_of_a_plain_model():
+    net, _, _ = zoo.make("sequential")
+    assert dlkit.detach(net) is net
+
+
+# Answers for the network.
+
+
+def test_it_answers_for_the_network(capsys):
+    net, _, _ = zoo.make("list_in_list_out")
+    model = dlkit.attach(net)
+    assert model.layers == net.layers
+    assert model.get_layer("kind") is net.get_layer("kind")
+    assert model.get_layer(index=0) is net.layers[0]
+    for name in ("inputs", "outputs", "output_names"):
+        assert getattr(model, name) is getattr(net, name) or getattr(
+            model, name
+        ) == getattr(net, name)
+    assert model.input_shape == net.input_shape
+    assert model.output_shape == net.output_shape
+    assert model.count_params() == net.count_params()
+    model.summary()
+    attached_summary = capsys.readouterr().out
+    net.summary()
+    assert attached_summary == capsys.readouterr().out
+
+
+def test_quantize_and_lora():
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    model = dlkit.attach(net)
+    with pytest.warns(UserWarning, match="InputLayer"):  # as Keras does
+        model.quantize("int8")
+    assert net.layers[0].quantization_mode == "int8"
+    model.predict(zoo.rows(), verbose=0)
+
+    class Adaptable(keras.Sequential):
+        def enable_lora(self, rank):
+            self.layers[0].enable_lora(rank)
+
+    net = Adaptable([keras.Input((4,)), layers.Dense(3)])
+    model = dlkit.attach(net)
+    model.enable_lora(2)
+    assert len(net.trainable_variables) == 3
+    model.compile(dlkit.optimizers.SAM("sgd"), "mse")
+    model.fit(zoo.rows(), zoo.rows(3), verbose=0)
+
+
+def test_functional_use_of_an_attached_model():
+    net, data, _ = zoo.make("sequential")
+    model = dlkit.attach(net)
+    x = ops.convert_to_tensor(data["x"])
+    assert_same(
+        [ops.convert_to_numpy(model(x))], [ops.convert_to_numpy(net(x))]
+    )
+
+
+# Saving.
+
+
+@pytest.mark.parametrize(
+    "name", ["sequential", "subclassed", "own_loss", "list_in_list_out"]
+)
+def test_interrupted_and_resumed_is_unbroken(name, tmp_path):
+    def start():
+        model, data, arguments = zoo.make(name)
+        model = dlkit.attach(model)
+        sgd = keras.optimizers.SGD(**MOMENTUM)
+        model.compile(dlkit.optimizers.SAM(sgd, rho=0.2), **arguments)
+        return model, data
+
+    unbroken, data = start()
+    run(unbroken, data, epochs=4)
+    model, _ = start()
+    run(model, data, epochs=2)
+    model.save(tmp_path / "model.keras")
+    resumed = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(resumed) is dlkit.Attached
+    assert type(resumed.optimizer) is dlkit.optimizers.SAM
+    run(resumed, data, epochs=2)
+    assert_same(weights_of(resumed), weights_of(unbroken))
+    assert_same(
+        [ops.convert_to_numpy(v) for v in resumed.optimizer.variables],
+        [ops.convert_to_numpy(v) for v in unbroken.optimizer.variables],
+    )
+
+
+def test_weight_files_are_those_of_the_network(tmp_path):
+    net, data, arguments = zoo.make("sequential")
+    model = dlkit.attach(net)
+    model.compile("sgd", **arguments)
+    run(model, data)
+    model.save_weights(tmp_path / "a.weights.h5")
+    plain, _, _ = zoo.make("sequential")
+    plain.load_weights(tmp_path / "a.weights.h5")
+    assert_same(weights_of(plain), weights_of(net))
+    net.save_weights(tmp_path / "b.weights.h5")
+    other = dlkit.attach(zoo.make("sequential")[0])
+    other.load_weights(tmp_path / "b.weights.h5")
+    assert_same(weights_of(other.model), weights_of(net))
+
+
+def test_a_wrong_weights_file_is_an_error(tmp_path):
+    model = dlkit.attach(zoo.make("sequential")[0])
+    model.save_weights(tmp_path / "a.weights.h5")
+    net = keras.Sequential(
+        [
+            keras.Input((4,)),
+            *zoo.make("sequential")[0].layers,
+            layers.Dropout(0.1, seed=1),
+        ]
+    )
+    other = dlkit.attach(net)
+    with pytest.raises(ValueError, match="random state"):
+        other.load_weights(tmp_path / "a.weights.h5")
+
+
+# Refusals.
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, *args):
+        return super().train_step(*args)
+
+
+class OwnFit(keras.Sequential):
+    def fit(self, *args, **kwargs):
+        return super().fit(*args, **kwargs)
+
+
+class OwnTest(keras.Sequential):
+    def test_step(self, *args):
+        return super().test_step(*args)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(OwnStep, "train_step"), (OwnFit, "fit"), (OwnTest, "test_step")],
+)
+def test_models_with_a_step_of_their_own(cls, name):
+    with pytest.raises(ValueError, match=f"{cls.__name__} with `{name}`"):
+        dlkit.attach(cls([keras.Input((2,)), layers.Dense(1)]))
+
+
+def test_what_is_no_model_or_no_part():
+    net = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    with pytest.raises(TypeError, match="takes a `keras.Model`.*model=3"):
+        dlkit.attach(3)
+    with pytest.raises(TypeError, match="BatchPart.*'mixup'"):
+        dlkit.attach(net, "mixup")
+    with pytest.raises(TypeError, match=r"compile\(optimizer=SAM"):
+        dlkit.attach(net, dlkit.optimizers.SAM("sgd"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"loss": "sparse_categorical_crossentropy"},
+        {"loss": keras.losses.SparseCategoricalCrossentropy()},
+        {"loss": keras.losses.sparse_categorical_crossentropy},
+        {"loss": "mse", "metrics": ["sparse_categorical_accuracy"]},
+        {
+            "loss": "mse",
+            "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy()],
+        },
+    ],
+)
+def test_sparse_losses_of_encoded_targets(arguments):
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
+    with pytest.raises(ValueError, match="CategoricalCrossentropy"):
+        model.compile("sgd", **arguments)
+
+
+def test_a_sparse_loss_of_another_output_is_fine():
+    net, data, arguments = zoo.make("list_in_list_out")
+    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=[None, None]))
+    model.compile("sgd", **arguments)
+    part = dlkit.layers.MixUp(num_classes=[3, None])
+    with pytest.raises(ValueError, match="sparse loss"):
+        dlkit.attach(zoo.make("list_in_list_out")[0], part).compile(
+            "sgd", **arguments
+        )
+
+
+def test_labels_out_of_range_before_any_step():
+    net, data, _ = zoo.make("sequential")
+    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
+    model.compile("sgd", "categorical_crossentropy")
+    wrong = {**data, "y": data["y"] + 1}
+    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
+        run(model, wrong)
+    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
+        model.evaluate(wrong["x"], wrong["y"], verbose=0)
+    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
+        run(model, {**data, "validation_data": (wrong["x"], wrong["y"])})
+    assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 0
+
+
+def test_a_nan_batch_does_what_it_does_to_the_inner_optimizer():
+    """Rows of NaN after the first batch: the same steps are spoiled."""
+    spoiled = []
+    for wrap in (lambda o: o, dlkit.optimizers.SAM):
+        net, data, arguments = zoo.make("convolutional")
+        model = dlkit.attach(net)
+        model.compile(wrap(keras.optimizers.SGD(0.1)), **arguments)
+        run(model, {"x": data["x"][:8], "y": data["y"][:8]}, epochs=1)
+        assert all(np.isfinite(w).all() for w in weights_of(net))
+        bad = np.full_like(data["x"][:8], np.nan)
+        run(model, {"x": bad, "y": data["y"][:8]}, epochs=1)
+        spoiled.append([bool(np.isnan(w).any()) for w in weights_of(net)])
+    assert spoiled[0] == spoiled[1]
+
+
+# MixUp in `fit`.
+
+
+def test_mix_up_encodes_in_evaluation_and_mixes_nothing():
+    net, data, _ = zoo.make("sequential")
+    model = dlkit.attach(net, dlkit.layers.MixUp(0.4, num_classes=3, seed=1))
+    model.compile("sgd", **zoo.classifier("categorical_crossentropy"))
+    run(model, data)
+    stock, _, _ = zoo.make("sequential")
+    stock.set_weights(net.get_weights())
+    stock.compile("sgd", **zoo.classifier())
+    x, y = data["x"], data["y"]
+    assert model.evaluate(x, y, verbose=0) == pytest.approx(
+        stock.evaluate(x, y, verbose=0), rel=1e-5
+    )
+
+
+def test_mix_up_trains_on_what_it_draws():
+    """One batch, one SGD step: the update is that of the mixed batch."""
+    net, data, _ = zoo.make("convolutional")
+    x, y = data["x"][:8], data["y"][:8]
+    twin = keras.models.clone_model(net)
+    twin.set_weights(net.get_weights())
+    arguments = zoo.classifier("categorical_crossentropy")
+    model = dlkit.attach(net, dlkit.layers.MixUp(1.0, num_classes=3, seed=9))
+    model.compile(keras.optimizers.SGD(0.5), run_eagerly=True, **arguments)
+    model.fit(x, y, batch_size=8, verbose=0, shuffle=False)
+    mixed = dlkit.layers.MixUp(1.0, num_classes=3, seed=9)((x, y))
+    twin.compile(keras.optimizers.SGD(0.5), **arguments)
+    twin.fit(*mixed, batch_size=8, verbose=0, shuffle=False)
+    for a, b in zip(weights_of(net), weights_of(twin)):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_mix_up_mixes_anew_each_batch_and_resumes(tmp_path):
+    def start():
+        net, data, _ = zoo.make("sequential")
+        model = dlkit.attach(
+            net, dlkit.layers.MixUp(1.0, num_classes=3, active_epochs=(0, 3))
+        )
+        model.compile(
+            dlkit.optimizers.SAM("adam"),
+            **zoo.classifier("categorical_crossentropy"),
+        )
+        return model, data
+
+    keras.utils.set_random_seed(0)
+    unbroken, data = start()
+    run(unbroken, data, epochs=4)
+    model, _ = start()
+    run(model, data, epochs=2)
+    model.save(tmp_path / "model.keras")
+    resumed = keras.saving.load_model(tmp_path / "model.keras")
+    resumed.fit(
+        **data,
+        batch_size=8,
+        initial_epoch=2,
+        epochs=4,
+        shuffle=False,
+        verbose=0,
+    )
+    assert_same(weights_of(resumed), weights_of(unbroken))
+
+
+def test_parts_of_many_outputs():
+    net, data, arguments = zoo.make("dict_in_dict_out")
+    part = dlkit.layers.MixUp(num_classes={"kind": 3, "size": None})
+    model = dlkit.attach(net, part)
+    arguments["loss"] = {
+        **arguments["loss"],
+        "kind": "categorical_crossentropy",
+    }
+    model.compile(dlkit.optimizers.SAM("sgd"), **arguments)
+    history = run(model, {**data, "validation_split": 0.3})
+    stock, _, arguments = zoo.make("dict_in_dict_out")
+    stock.compile("sgd", **arguments)
+    expected = run(stock, {**data, "validation_split": 0.3})
+    assert history.keys() == expected.keys()
