@@ -18,7 +18,15 @@ class HostChoice:
     def __init__(self, model, method):
         self.model, self.method = model, method
         self.functions = {}
-        self.count = self.counted = None
+        self.updates = self.counted = None
+        # A step is not an update where one may be skipped or put off: then
+        # the count is read from the device, which waits for the step before.
+        self.must_look = bool(
+            method.gradient_accumulation_steps
+            or find_wrapper(
+                model.optimizer, keras.optimizers.LossScaleOptimizer
+            )
+        )
 
     def __call__(self, state, iterator):
         logs, state = self.step(state, next(iterator))
@@ -31,18 +39,19 @@ class HostChoice:
         return logs, state
 
     def step(self, state, data):
-        iterations = self.model._iterations_of(state[2])
-        if iterations is not self.counted:  # the first, or changed from outside
-            self.count = int(iterations)
-        ascends = bool(self.method.ascends(self.count))
+        if self.must_look or not self.is_counted(state):
+            self.updates = int(self.model.updates_done(state[2]))
+        ascends = bool(self.method.ascends(self.updates))
         logs, state = self.function(ascends, state)(state, data)
-        self.count += 1
-        # A loss scaler may have skipped the update: then look, don't count.
-        skips = find_wrapper(
-            self.model.optimizer, keras.optimizers.LossScaleOptimizer
-        )
-        self.counted = None if skips else self.model._iterations_of(state[2])
+        self.updates += 1
+        self.counted = state[2]
         return logs, state
+
+    def is_counted(self, state):
+        """Whether it is the state of the last step, not one set since."""
+        return self.counted is not None and all(
+            a is b for a, b in zip(state[2], self.counted)
+        )
 
     def function(self, ascends, state):
         if ascends not in self.functions:

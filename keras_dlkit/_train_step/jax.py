@@ -56,7 +56,7 @@ class TrainStep:
             count = method.micro_batches
             if ascends is None:
                 ascends = method.always_ascends or method.ascends(
-                    self._iterations_of(optimizer)
+                    self.updates_done(optimizer)
                 )
         losses, predictions, rows, gradients, shares = [], [], [], [], []
         for part, size, share in common.micro_batches(data, count):
@@ -145,13 +145,10 @@ class TrainStep:
     def _optimizer_scope(self, values):
         return keras.StatelessScope(list(zip(self.optimizer.variables, values)))
 
-    def _iterations_of(self, values):
-        iterations = self.optimizer.iterations
-        return next(
-            value
-            for variable, value in zip(self.optimizer.variables, values)
-            if variable is iterations
-        )
+    def updates_done(self, optimizer):
+        """The count of updates in the values of the optimizer's variables."""
+        with self._optimizer_scope(optimizer):
+            return keras.ops.convert_to_tensor(self.optimizer.iterations)
 
     def make_train_function(self, force=False):
         method = self.two_gradient

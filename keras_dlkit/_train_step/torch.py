@@ -27,7 +27,7 @@ class TrainStep:
 
     def _two_gradient_step(self, method, data):
         variables = self.trainable_variables
-        ascends = bool(method.ascends(int(self.optimizer.iterations.value)))
+        ascends = bool(method.ascends(int(self.optimizer.iterations)))
         losses, predictions, rows, gradients, shares = [], [], [], [], []
         for part, count, share in common.micro_batches(
             data, method.micro_batches

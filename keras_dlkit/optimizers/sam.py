@@ -134,7 +134,9 @@ class SAM(TwoGradient):
         return self.rho == 0
 
     def direction(self, gradients, weights, variables):
-        rho = self.rho(self.update_count) if callable(self.rho) else self.rho
+        rho = self.rho
+        if callable(rho):
+            rho = rho(ops.convert_to_tensor(self.iterations))
         return sam_perturbation(
             gradients, weights, rho, scales=self._scales(weights, variables)
         )

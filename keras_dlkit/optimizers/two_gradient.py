@@ -3,8 +3,6 @@
 import contextlib
 import re
 
-from keras import ops
-
 from keras_dlkit import _checks
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
 
@@ -112,17 +110,13 @@ class TwoGradient(WrapperOptimizer):
     def always_ascends(self):
         return self.every_steps == 1 and self.start_step == 0
 
-    @property
-    def update_count(self):
-        """Updates done so far: `iterations`, less those that accumulate."""
-        return self.updates(ops.convert_to_tensor(self.iterations))
+    def ascends(self, updates):
+        """Whether the step after so many updates takes the second gradient.
 
-    def updates(self, iterations):
-        return iterations // (self.gradient_accumulation_steps or 1)
-
-    def ascends(self, iterations):
-        """Whether the step after `iterations` takes the second gradient."""
-        update = self.updates(iterations) + 1
+        `iterations` of Keras counts updates: under accumulation all the steps
+        that lead to one see the same number.
+        """
+        update = updates + 1
         return (update > self.start_step) & (update % self.every_steps == 0)
 
     # What the train step calls.

@@ -1,0 +1,272 @@
+"""What must hold for every part, on the backend that runs."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_dlkit as dlkit
+from tests.conformance import registry
+from tests.conformance.registry import attached
+from tests.conformance.registry import data
+from tests.conformance.registry import fit
+from tests.conformance.registry import state
+
+BACKEND = keras.config.backend()
+ROOT = pathlib.Path(__file__).parents[2]
+each_case = pytest.mark.parametrize(
+    "case", registry.CASES, ids=lambda case: case.name
+)
+
+
+def assert_same(a, b):
+    assert len(a) == len(b)
+    for x, y in zip(a, b):
+        np.testing.assert_array_equal(x, y)
+
+
+def run_script(*arguments, env=()):
+    """Runs a script in a process of its own, and says what it said."""
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **dict(env)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@each_case
+def test_the_null_setting_is_exact(case):
+    null = attached(case, null=True)
+    stock = registry.network()
+    stock.compile(
+        keras.optimizers.SGD(0.125, momentum=0.5),
+        loss="categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    histories = [fit(model).history for model in (null, stock)]
+    assert histories[0] == histories[1]
+    assert_same(
+        [ops.convert_to_numpy(w) for w in null.model.weights],
+        [ops.convert_to_numpy(w) for w in stock.weights],
+    )
+
+
+@each_case
+def test_fit_twice_traces_once_and_the_part_changes_something(case):
+    traces = []
+
+    class Traced(keras.layers.Layer):
+        def call(self, x):
+            traces.append(1)
+            return x
+
+    model = attached(case)
+    inner = keras.Sequential([*model.model.layers, Traced()])
+    inner.build((None, 4))
+    model = dlkit.attach(inner, *case.parts())
+    model.compile(
+        case.optimizer(keras.optimizers.SGD(0.1)), "categorical_crossentropy"
+    )
+    fit(model, epochs=4)
+    if BACKEND == "torch":
+        return  # nothing is traced
+    first = len(traces)
+    fit(model, epochs=2)
+    assert len(traces) == first
+
+
+@each_case
+def test_it_changes_the_training(case):
+    part, null = attached(case), attached(case, null=True)
+    fit(part), fit(null)
+    gap = max(np.abs(a - b).max() for a, b in zip(state(part), state(null)))
+    assert gap > 1e-5
+
+
+@each_case
+def test_mixed_bfloat16(case):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = attached(case)
+    history = fit(model).history["loss"]
+    assert np.isfinite(history).all()
+    assert {w.dtype for w in model.model.trainable_weights} == {"float32"}
+
+
+@each_case
+def test_an_overflow_in_mixed_float16_skips_the_step(case):
+    keras.config.set_dtype_policy("mixed_float16")
+    scaler = keras.optimizers.LossScaleOptimizer
+    model = attached(case)
+    assert isinstance(model.optimizer, scaler)
+    optimizer = scaler(
+        case.optimizer(keras.optimizers.SGD(0.1)), initial_scale=2.0**40
+    )
+    model.compile(optimizer, "categorical_crossentropy")
+    before = [ops.convert_to_numpy(w) for w in model.trainable_weights]
+    fit(model, epochs=1)
+    assert_same(
+        before, [ops.convert_to_numpy(w) for w in model.trainable_weights]
+    )
+    assert int(ops.convert_to_numpy(optimizer.iterations)) == 0
+    assert float(ops.convert_to_numpy(optimizer.dynamic_scale)) == 2.0**37
+    fit(model, epochs=12)  # and goes on once the scale fits
+    after = [ops.convert_to_numpy(w) for w in model.trainable_weights]
+    assert any((a != b).any() for a, b in zip(before, after))
+    assert all(np.isfinite(a).all() for a in after)
+
+
+@each_case
+def test_a_loss_scaler_inside_is_one_outside(case):
+    keras.config.set_dtype_policy("mixed_float16")
+    scaler = keras.optimizers.LossScaleOptimizer
+    inside = attached(case)
+    inside.compile(
+        case.optimizer(scaler(keras.optimizers.SGD(0.1), initial_scale=256.0)),
+        "categorical_crossentropy",
+    )
+    outside = attached(case)
+    outside.compile(
+        scaler(case.optimizer(keras.optimizers.SGD(0.1)), initial_scale=256.0),
+        "categorical_crossentropy",
+    )
+    for model in (inside, outside):
+        fit(model)
+    for a, b in zip(inside.trainable_weights, outside.trainable_weights):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(a), ops.convert_to_numpy(b), atol=1e-6
+        )
+
+
+@each_case
+def test_xla(case):
+    if BACKEND != "tensorflow":
+        return  # JAX compiles by default; torch.compile is left alone
+    compiled = attached(case, plain=True, jit_compile=True)
+    assert np.isfinite(fit(compiled).history["loss"]).all()
+    if case.draws:  # other numbers under XLA
+        return
+    graph = attached(case, plain=True)
+    fit(graph)
+    for a, b in zip(state(graph), state(compiled)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@each_case
+def test_steps_per_execution(case):
+    if BACKEND == "torch":
+        return  # Keras has none there
+    one, many = attached(case), attached(case, steps_per_execution=2)
+    for model in (one, many):
+        fit(model)
+    for a, b in zip(state(one), state(many)):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+@each_case
+def test_gradient_accumulation(case):
+    inner = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    model = attached(case, inner=inner)
+    before = [ops.convert_to_numpy(w) for w in model.model.trainable_weights]
+    fit(model, epochs=1, batch_size=22)
+    # One batch of two: nothing is applied yet.
+    assert_same(
+        before, [ops.convert_to_numpy(w) for w in model.model.trainable_weights]
+    )
+    fit(model, epochs=2)
+    after = [ops.convert_to_numpy(w) for w in model.model.trainable_weights]
+    assert any((a != b).any() for a, b in zip(before, after))
+    # Seven steps, of which every second one is an update.
+    assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 3
+
+
+@each_case
+def test_wrapped_config_and_learning_rate(case):
+    optimizer = case.optimizer(keras.optimizers.Adam(0.5))
+    config = keras.saving.serialize_keras_object(optimizer)
+    copy = keras.saving.deserialize_keras_object(config)
+    assert keras.saving.serialize_keras_object(copy) == config
+    optimizer.learning_rate = 0.25
+    assert float(ops.convert_to_numpy(optimizer.learning_rate)) == 0.25
+    for part in case.parts():
+        config = keras.saving.serialize_keras_object(part)
+        copy = keras.saving.deserialize_keras_object(config)
+        assert keras.saving.serialize_keras_object(copy) == config
+
+
+def test_saved_and_resumed_in_a_fresh_process(tmp_path):
+    """The other half of each run, bit for bit, where nothing is registered."""
+    expected = {}
+    for case in registry.CASES:
+        model = attached(case)
+        fit(model, epochs=2)
+        model.save(tmp_path / f"{case.name}.keras")
+        fit(model, epochs=4, initial_epoch=2)
+        expected[case.name] = state(model)
+    run_script("tests/conformance/resume.py", tmp_path)
+    for name, values in expected.items():
+        resumed = np.load(tmp_path / f"{name}.npz")
+        assert_same(values, [resumed[key] for key in resumed.files])
+
+
+if BACKEND == "jax":
+    import jax
+
+    @each_case
+    def test_the_step_lowers_for_tpu_and_cuda(case):
+        model = attached(case)
+        fit(model, epochs=1)
+        variables = [
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+            model.metrics_variables,
+        ]
+        arrays = tuple([v.value for v in group] for group in variables)
+        x, y = data()
+        exported = jax.export.export(
+            jax.jit(model.train_step), platforms=["tpu", "cuda", "cpu"]
+        )(arrays, (x[:8], y[:8]))
+        assert set(exported.platforms) == {"tpu", "cuda", "cpu"}
+
+    @each_case
+    def test_the_traced_choice_is_that_of_the_host(case):
+        """`train_step` alone, as a loop of one's own would jit it."""
+        host, traced = attached(case), attached(case)
+        fit(host, epochs=1)
+        groups = ("trainable_variables", "non_trainable_variables")
+        traced.optimizer.build(traced.trainable_variables)
+        fit(traced, epochs=0)
+        x, y = data()
+        traced.test_on_batch(x, y)  # builds the metrics
+        traced.reset_metrics()
+        state_ = (
+            *([v.value for v in getattr(traced, g)] for g in groups),
+            [v.value for v in traced.optimizer.variables],
+            [v.value for v in traced.metrics_variables],
+        )
+        step = jax.jit(traced.train_step)
+        for i in range(0, 22, 8):
+            _, state_ = step(state_, (x[i : i + 8], y[i : i + 8]))
+        for variable, value in zip(host.trainable_variables, state_[0]):
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(variable), value, atol=1e-6
+            )
+
+
+if BACKEND != "torch":
+
+    def test_several_devices():
+        """In a process of their own: devices are set before anything else."""
+        output = run_script("tests/conformance/devices.py")
+        for case in registry.CASES:
+            assert f"{case.name}: ok" in output
