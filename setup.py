@@ -28,9 +28,11 @@ EXTRAS["test"] = [
     "hypothesis>=6.100",
     "keras-tuner>=1.4",
     "optax>=0.2.4",
+    "pydot>=3.0",
     "pytest>=8.2",
     "ruff>=0.14",
     "scipy>=1.13",
+    "tensorboard>=2.18",
 ]
 EXTRAS["dev"] = [
     *EXTRAS["test"],

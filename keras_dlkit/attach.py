@@ -78,13 +78,14 @@ def attach(model, *parts, name=None):
             merged._take_over(model)
         return merged
     check_model(model)
-    if model.compiled and not own(model, HONOURED):
+    attached = Attached(model, parts, name=name)
+    if attached.compiled and not own(model, HONOURED):
         warnings.warn(
             f"`attach` took over the optimizer, loss and metrics of "
             f"{model.name!r}. Call `fit` on the model that it returned.",
             stacklevel=2,
         )
-    return Attached(model, parts, name=name)
+    return attached
 
 
 def detach(model_or_path):
@@ -151,8 +152,14 @@ class Attached(TrainStep, keras.Model):
         self.supports_masking = True
         self._delegates = bool(own(model, OWN_LOSSES))
         self.built = model.built
+        self._refusal = None
         if model.compiled:
-            self._take_over(model)
+            try:
+                self._take_over(model)
+            except ValueError as error:
+                # A KerasHub task comes compiled with a sparse loss. Say so
+                # only if it is never compiled with another.
+                self._refusal = error
 
     def call(self, inputs, training=None, **kwargs):
         # The model finds `training` in the context of this call.
@@ -259,6 +266,8 @@ class Attached(TrainStep, keras.Model):
         return self.model.metrics
 
     def fit(self, *args, **kwargs):
+        if self._refusal is not None and not self.compiled:
+            raise self._refusal
         arguments = _bound(keras.Model.fit, self, args, kwargs)
         self._check_targets(arguments["y"])
         validation = arguments["validation_data"]
@@ -319,6 +328,12 @@ class Attached(TrainStep, keras.Model):
         self.predict_function = None
 
     # Saving.
+
+    def load_weights(self, *args, **kwargs):
+        if self.compiled and self.built and not self.optimizer.built:
+            # Else Keras leaves its state in the file, with a warning.
+            self.optimizer.build(self.trainable_variables)
+        return super().load_weights(*args, **kwargs)
 
     @property
     def applied_optimizer(self):

@@ -331,6 +331,16 @@ def test_sparse_losses_of_encoded_targets(arguments):
         model.compile("sgd", **arguments)
 
 
+def test_a_sparse_loss_taken_over_is_refused_by_fit():
+    net, data, arguments = zoo.make("sequential")
+    net.compile("sgd", **arguments)
+    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
+    with pytest.raises(ValueError, match="CategoricalCrossentropy"):
+        run(model, data)
+    model.compile("sgd", "categorical_crossentropy")
+    run(model, data)
+
+
 def test_a_sparse_loss_of_another_output_is_fine():
     net, data, arguments = zoo.make("list_in_list_out")
     model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=[None, None]))

@@ -1,0 +1,55 @@
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras_dlkit as dlkit
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_public_names_are_saved_for_ever():
+    """Names in users' files: renaming one breaks them."""
+    from keras.saving import get_registered_name
+
+    names = {
+        dlkit.Attached: "keras_dlkit>Attached",
+        dlkit.optimizers.SAM: "keras_dlkit>SAM",
+        dlkit.layers.MixUp: "keras_dlkit>MixUp",
+    }
+    for cls, name in names.items():
+        assert get_registered_name(cls) == name
+
+
+def test_the_import_loads_no_backend_of_its_own():
+    """Nothing that `import keras` has not loaded, but our own modules."""
+    script = (
+        "import sys, keras; before = set(sys.modules); import keras_dlkit; "
+        "print(*{m.split('.')[0] for m in set(sys.modules) - before})"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert output.split() == ["keras_dlkit"]
+
+
+def test_only_the_train_step_knows_the_backend():
+    for path in (ROOT / "keras_dlkit").rglob("*.py"):
+        if path.parent.name == "_train_step":
+            continue
+        text = path.read_text()
+        assert not re.search(r"backend\(\)\s*[!=]=", text), path
+        assert not re.search(
+            r"^\s*(import|from) (tensorflow|jax|torch)\b", text, re.MULTILINE
+        ), path
+
+
+def test_files_are_small():
+    for path in (ROOT / "keras_dlkit").rglob("*.py"):
+        lines = len(path.read_text().splitlines())
+        limit = 190 if path.parent.name == "_train_step" else 500
+        assert lines <= limit, (path, lines)

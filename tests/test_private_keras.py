@@ -1,0 +1,92 @@
+"""A canary for each private name of Keras that the package touches.
+
+On a Keras where one has moved, the test here says which, before a user finds
+out in another way.
+"""
+
+import pathlib
+import re
+
+import keras
+import pytest
+from keras import ops
+
+from keras_dlkit import _keras
+from tests import zoo
+
+PACKAGE = pathlib.Path(_keras.__file__).parent
+
+
+def compiled():
+    model, _, arguments = zoo.make("sequential")
+    model.compile("sgd", **arguments)
+    return model
+
+
+def test_compile_arguments_are_the_objects_given():
+    model, _, _ = zoo.make("sequential")
+    optimizer, loss = keras.optimizers.SGD(), keras.losses.MeanSquaredError()
+    model.compile(optimizer, loss, loss_weights=[1.0], metrics=["mae"])
+    arguments = _keras.compile_arguments(model)
+    assert arguments["optimizer"] is optimizer
+    assert arguments["loss"] is loss
+    assert arguments["metrics"] == ["mae"]
+    # All that `compile` takes, so that nothing is lost on the way.
+    other, _, _ = zoo.make("sequential")
+    other.compile(**arguments)
+    assert other.optimizer is optimizer
+
+
+def test_loss_tracker_is_the_mean_called_loss():
+    tracker = _keras.loss_tracker(compiled())
+    assert isinstance(tracker, keras.metrics.Mean) and tracker.name == "loss"
+
+
+def test_shared_state_is_used_by_both_models():
+    source, target = compiled(), compiled()
+    _keras.share_compiled_state(source, target)
+    x, y = zoo.rows(), zoo.labels()
+    source.evaluate(x, y, verbose=0)
+    assert target.get_metrics_result().keys() == {"loss", "accuracy"}
+    for name, value in source.get_metrics_result().items():
+        assert float(target.get_metrics_result()[name]) == float(value)
+
+
+def test_adopted_variables_can_be_applied():
+    class Bare(keras.optimizers.Optimizer):
+        def update_step(self, gradient, variable, learning_rate):
+            variable.assign(ops.zeros_like(gradient))
+
+    optimizer = Bare(0.1)
+    variable = keras.Variable([1.0, 2.0])
+    before = len(optimizer.variables)
+    _keras.adopt_variables(optimizer, [variable])
+    assert optimizer.built and len(optimizer.variables) == before
+    # An unknown variable is told apart from the adopted one.
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.apply([ops.ones(2)], [keras.Variable([1.0, 2.0])])
+
+
+def test_swap_ema_weights_finds_the_averages():
+    """`WrapperOptimizer` forwards a private name, for this callback."""
+    inner = keras.optimizers.SGD(use_ema=True)
+    inner.build([keras.Variable([1.0])])
+    assert len(inner._model_variables_moving_average) == 1
+
+
+def test_private_names_are_touched_in_one_place():
+    allowed = {"_keras.py"}
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert "keras.src" not in text, path
+        if path.name in allowed:
+            continue
+        for name in (
+            "_compile_config",
+            "_compile_loss",
+            "_compile_metrics",
+            "_loss_tracker",
+            "_jax_state",
+            "_symbolic_build",
+        ):
+            assert not re.search(rf"\.{name}\b", text), (path, name)
