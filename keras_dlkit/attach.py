@@ -1,6 +1,7 @@
 """`attach`: what a stock training step cannot express, added to any model."""
 
 import inspect
+import os
 import warnings
 
 import keras
@@ -22,7 +23,9 @@ from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
 
 
-def attach(model, *parts, name=None):
+def attach(
+    model: keras.Model, *parts: BatchPart, name: str | None = None
+) -> "Attached":
     """Gives a model a training step that can do what the parts need.
 
     Returns a `keras.Model` that holds yours, trains it in place and is used
@@ -88,7 +91,7 @@ def attach(model, *parts, name=None):
     return attached
 
 
-def detach(model_or_path):
+def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
     """Gives the plain Keras model back: no wrapper, no parts of ours.
 
     If the attached model was compiled, the plain one is compiled too, with

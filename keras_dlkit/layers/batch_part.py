@@ -54,7 +54,13 @@ class BatchPart(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, *, active_epochs=None, seed=None, name=None):
+    def __init__(
+        self,
+        *,
+        active_epochs: tuple[int, int] | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+    ):
         # float32 and no autocast: a mixed policy must not touch targets.
         super().__init__(dtype="float32", autocast=False, name=name)
         self.active_epochs = _check_epochs(active_epochs)

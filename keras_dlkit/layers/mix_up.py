@@ -4,6 +4,8 @@ Each row of a batch is blended with another row, inputs and targets alike, by
 a share drawn from Beta(alpha, alpha).
 """
 
+from typing import Any
+
 import numpy as np
 from keras import backend
 from keras import ops
@@ -112,16 +114,16 @@ class MixUp(BatchPart):
 
     def __init__(
         self,
-        alpha=0.2,
+        alpha: float = 0.2,
         *,
-        num_classes=None,
-        inputs=None,
-        per_sample=True,
-        probability=1.0,
-        label_smoothing=0.0,
-        active_epochs=None,
-        seed=None,
-        name=None,
+        num_classes: Any = None,
+        inputs: Any = None,
+        per_sample: bool = True,
+        probability: float = 1.0,
+        label_smoothing: float = 0.0,
+        active_epochs: tuple[int, int] | None = None,
+        seed: int | None = None,
+        name: str | None = None,
     ):
         super().__init__(active_epochs=active_epochs, seed=seed, name=name)
         self.alpha = _checks.check_number("alpha", alpha, at_least=0)

@@ -1,12 +1,13 @@
 """Batch mixing as pure functions of tensors, free of samplers XLA lacks."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
 
-def mix_up(values, permutation, lam):
+def mix_up(values: Any, permutation: Any, lam: Any) -> Any:
     r"""Mixes every row of a batch with another: \(\lambda x_i + (1-\lambda)
     x_{\pi(i)}\).
 
@@ -48,7 +49,7 @@ def _like_rows(share, values):
     return ops.reshape(share, (-1,) + (1,) * (len(values.shape) - 1))
 
 
-def sample_beta(alpha, shape, seed):
+def sample_beta(alpha: float, shape: tuple, seed: Any) -> Any:
     r"""Draws from the symmetric Beta(alpha, alpha) distribution.
 
     The closed form (no gamma sampler, which XLA lacks in TensorFlow, and no

@@ -5,6 +5,8 @@ the gradient of the batch gives e, the gradient of the same batch at w + e is
 what the inner optimizer applies at w.
 """
 
+from collections.abc import Callable
+
 import keras
 from keras import ops
 
@@ -102,16 +104,16 @@ class SAM(TwoGradient):
 
     def __init__(
         self,
-        inner_optimizer,
-        rho=0.05,
+        inner_optimizer: keras.optimizers.Optimizer | str,
+        rho: float | keras.optimizers.schedules.LearningRateSchedule = 0.05,
         *,
-        adaptive=None,
-        eta=0.01,
-        variables=None,
-        every_steps=1,
-        start_step=0,
-        micro_batches=1,
-        name=None,
+        adaptive: str | None = None,
+        eta: float = 0.01,
+        variables: str | Callable[[keras.Variable], bool] | None = None,
+        every_steps: int = 1,
+        start_step: int = 0,
+        micro_batches: int = 1,
+        name: str | None = None,
     ):
         super().__init__(
             inner_optimizer,

@@ -2,6 +2,9 @@
 
 import contextlib
 import re
+from collections.abc import Callable
+
+import keras
 
 from keras_dlkit import _checks
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
@@ -54,13 +57,13 @@ class TwoGradient(WrapperOptimizer):
 
     def __init__(
         self,
-        inner_optimizer,
+        inner_optimizer: keras.optimizers.Optimizer | str,
         *,
-        variables=None,
-        every_steps=1,
-        start_step=0,
-        micro_batches=1,
-        name=None,
+        variables: str | Callable[[keras.Variable], bool] | None = None,
+        every_steps: int = 1,
+        start_step: int = 0,
+        micro_batches: int = 1,
+        name: str | None = None,
     ):
         super().__init__(inner_optimizer, name=name)
         self._selection = variables

@@ -88,7 +88,12 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     ```
     """
 
-    def __init__(self, inner_optimizer, *, name=None):
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer | str,
+        *,
+        name: str | None = None,
+    ):
         super().__init__(learning_rate=0.0, name=name)
         # `Optimizer` made counters of its own; the inner ones count.
         self._unused = super().variables
