@@ -14,47 +14,45 @@ def sam_perturbation(
 ) -> list:
     r"""The step to the sharpest point near `weights`, for own training loops.
 
-        With \(g\) the gradient, \(T\) the scales (1 where none are given) and the
-        norm taken over all arrays together,
+    With \(g\) the gradient, \(T\) the scales (1 where none are given) and the
+    norm taken over all arrays together,
 
-        $$e = \rho \, \frac{T^2 g}{\lVert T g \rVert_2 + 10^{-12}}$$
+    $$e = \rho \, \frac{T^2 g}{\lVert T g \rVert_2 + 10^{-12}}$$
 
-        With `scales=None` this is SAM (Foret et al.); with
-        \(T = |w| + \eta\) it is adaptive SAM (Kwon et al.).
+    With `scales=None` this is SAM (Foret et al.); with
+    \(T = |w| + \eta\) it is adaptive SAM (Kwon et al.).
 
-        Args:
-            gradients: List of float tensors of any shapes; `None` entries have no
-                gradient and get no perturbation.
-            weights: List of float tensors of the same shapes, where the
-                gradients were taken. They set the dtype of the result.
-            rho: Float or scalar tensor, at least 0. The radius, in units of the
-                weights (relative to them, when scaled).
-            scales: `None`, or a list with, for each weight, a tensor that
-                broadcasts to it, or `None` for 1.
+    Args:
+        gradients: List of float tensors of any shapes; `None` entries have no
+            gradient and get no perturbation.
+        weights: List of float tensors of the same shapes, where the
+            gradients were taken. They set the dtype of the result.
+        rho: Float or scalar tensor, at least 0. The radius, in units of the
+            weights (relative to them, when scaled).
+        scales: `None`, or a list with, for each weight, a tensor that
+            broadcasts to it, or `None` for 1.
 
-        Returns:
-            List of tensors with the shape and dtype of `weights`, or `None` where
-            the gradient is `None`. The norm is computed in float32 (float64 for
-            float64 weights), whatever the dtype of the gradients. A gradient of
-            zeros gives zeros, and so does one with a NaN or infinity in it.
+    Returns:
+        List of tensors with the shape and dtype of `weights`, or `None` where
+        the gradient is `None`. The norm is computed in float32 (float64 for
+        float64 weights), whatever the dtype of the gradients. A gradient of
+        zeros gives zeros, and so does one with a NaN or infinity in it.
 
-        Example:
+    Example:
 
-        ```python
-        from typing import Any
-
+    ```python
     from keras import ops
-        import keras_dlkit as dlkit
+    import keras_dlkit as dlkit
 
-        weights = [ops.array([1.0, 2.0])]
-        gradients = [ops.array([3.0, 4.0])]
-        (e,) = dlkit.ops.sam_perturbation(gradients, weights, 0.5)
-        # e is [0.3, 0.4]; take the gradient again at weights + e
-        ```
+    weights = [ops.array([1.0, 2.0])]
+    gradients = [ops.array([3.0, 4.0])]
+    (e,) = dlkit.ops.sam_perturbation(gradients, weights, 0.5)
+    # e is [0.3, 0.4]; take the gradient again at weights + e
+    ```
 
-        References:
-            - [Foret et al., 2021](https://arxiv.org/abs/2010.01412)
-            - [Kwon et al., 2021](https://arxiv.org/abs/2102.11600)
+    References:
+        - [Foret et al., 2021](https://arxiv.org/abs/2010.01412)
+        - [Kwon et al., 2021](https://arxiv.org/abs/2102.11600)
     """
     if not len(gradients) == len(weights) == len(scales or weights):
         raise ValueError(
