@@ -6,6 +6,7 @@ import keras
 from keras import tree
 
 from keras_dlkit.layers.batch_part import BatchPart
+from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
 
 # A model with one of these of its own trains in a way that `attach` would
@@ -53,9 +54,21 @@ def check_model(model):
         )
 
 
-def check_parts(parts):
+def check_parts(parts, model):
+    weightings = [p for p in parts if isinstance(p, TaskWeighting)]
+    if len(weightings) > 1:
+        raise ValueError(
+            "`attach` takes one task weighting at most: there is one loss to "
+            f"minimise. Received: {[type(w).__name__ for w in weightings]}"
+        )
+    if weightings and own(model, OWN_LOSSES):
+        raise ValueError(
+            f"{type(weightings[0]).__name__} weighs the losses that Keras "
+            f"sums up, and {type(model).__name__} has a `compute_loss` or "
+            "`compute_metrics` of its own. Weigh its losses there."
+        )
     for part in parts:
-        if isinstance(part, BatchPart):
+        if isinstance(part, (BatchPart, TaskWeighting)):
             continue
         if isinstance(part, WrapperOptimizer):
             name = type(part).__name__
@@ -65,13 +78,16 @@ def check_parts(parts):
             )
         raise TypeError(
             "A part of `attach` must be a `keras_dlkit.layers.BatchPart`, such "
-            f"as `MixUp`. Received: {part!r} of type {type(part)}"
+            "as `MixUp`, or a `keras_dlkit.losses.TaskWeighting`. "
+            f"Received: {part!r} of type {type(part)}"
         )
 
 
 def check_losses(parts, arguments):
     """Raises for sparse losses and metrics of targets that become one-hot."""
     for part in parts:
+        if not isinstance(part, BatchPart):
+            continue
         for kind in ("loss", "metrics", "weighted_metrics"):
             for path, value in tree.flatten_with_path(arguments.get(kind)):
                 output = path[0] if path else None

@@ -16,8 +16,12 @@ from keras_dlkit._admission import check_parts
 from keras_dlkit._admission import own
 from keras_dlkit._export import export
 from keras_dlkit._random_state import RandomState
+from keras_dlkit._recorded_loss import given
+from keras_dlkit._recorded_loss import record
+from keras_dlkit._recorded_loss import recorded
 from keras_dlkit._train_step import TrainStep
 from keras_dlkit.layers.batch_part import BatchPart
+from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.two_gradient import TwoGradient
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
@@ -124,7 +128,7 @@ def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
     if not isinstance(model, Attached):
         return model
     if model.compiled:
-        arguments = _keras.compile_arguments(model)
+        arguments = model.compile_arguments()
         arguments["optimizer"] = _plain_optimizer(model)
         keras.Model.compile(model.model, **arguments)
     return model.model
@@ -141,7 +145,7 @@ class Attached(TrainStep, keras.Model):
 
     def __init__(self, model, parts=(), name=None):
         check_model(model)
-        check_parts(parts)
+        check_parts(parts, model)
         # The model's own policy: it decides on loss scaling. No autocast: the
         # model casts its inputs itself, or not.
         super().__init__(
@@ -191,14 +195,32 @@ class Attached(TrainStep, keras.Model):
         ):
             # There may be one inside of a wrapper, where Keras does not look.
             arguments["auto_scale_loss"] = False
+        if self.task_weighting is not None:
+            arguments["loss"] = record(
+                arguments["loss"], arguments["loss_weights"]
+            )
         super().compile(**arguments)
 
     def _take_over(self, source):
-        arguments = _keras.compile_arguments(source)
+        arguments = (
+            source.compile_arguments()
+            if isinstance(source, Attached)
+            else _keras.compile_arguments(source)
+        )
         arguments["optimizer"] = source.optimizer
         self._compile(**arguments)
         if self._delegates:
             _keras.share_compiled_state(source, self)
+
+    def compile_arguments(self):
+        """What `compile` was given, as the objects they were."""
+        arguments = _keras.compile_arguments(self)
+        return {**arguments, "loss": given(arguments["loss"])}
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return {}
+        return keras.saving.serialize_keras_object(self.compile_arguments())
 
     def compile_from_config(self, config):
         arguments = keras.saving.deserialize_keras_object(config)
@@ -233,6 +255,11 @@ class Attached(TrainStep, keras.Model):
     def batch_parts(self):
         return [part for part in self.parts if isinstance(part, BatchPart)]
 
+    @property
+    def task_weighting(self):
+        parts = [p for p in self.parts if isinstance(p, TaskWeighting)]
+        return parts[0] if parts else None
+
     def _encode(self, y):
         for part in self.batch_parts:
             y = part.encode(y)
@@ -245,7 +272,7 @@ class Attached(TrainStep, keras.Model):
         # from the data as they came. Encoding twice changes nothing.
         y = self._encode(y)
         if not self._delegates:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
+            return self._weighted_loss(x, y, y_pred, sample_weight, training)
         kwargs = {}
         parameters = inspect.signature(self.model.compute_loss).parameters
         if "training" in parameters or any(
@@ -255,6 +282,18 @@ class Attached(TrainStep, keras.Model):
         return self.model.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **kwargs
         )
+
+    def _weighted_loss(self, x, y, y_pred, sample_weight, training):
+        notes = {}
+        if self.task_weighting is not None:
+            for loss in recorded(self.loss):
+                loss.notes = notes
+        total = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not notes or not training:
+            return total
+        # What Keras summed up, less the outputs, is what `add_loss` and
+        # regularizers gave.
+        return total - sum(notes.values()) + self.task_weighting.combine(notes)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y = self._encode(y)

@@ -78,8 +78,10 @@ class TrainStep:
         live = [i for i, g in enumerate(clean) if g is not None]
         at_w = common.scaled(clean, common.inverse(scale))
         with torch.no_grad():
-            e = method.perturbations(at_w, values, variables)
-            point = common.moved(values, e)
+            # Not kept in a name: it would live on through the second pass.
+            point = common.moved(
+                values, method.perturbations(at_w, values, variables)
+            )
         leaves = [point[i].detach().requires_grad_() for i in live]
         mapping = [
             *zip(variables, point),
