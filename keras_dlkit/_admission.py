@@ -5,16 +5,40 @@ import warnings
 import keras
 from keras import tree
 
+from keras_dlkit import _keras
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
 
 # A model with one of these of its own trains in a way that `attach` would
 # silently replace.
-REFUSED = ("train_step", "test_step", "fit")
+REFUSED = (
+    "train_step",
+    "test_step",
+    "make_train_function",
+    "make_test_function",
+    "make_predict_function",
+    "fit",
+    "evaluate",
+    "predict",
+    "train_on_batch",
+    "test_on_batch",
+    "predict_on_batch",
+)
 # These are called where Keras calls them.
-OWN_LOSSES = ("compute_loss", "compute_metrics")
+OWN_LOSSES = (
+    "compute_loss",
+    "compute_metrics",
+    "metrics",
+    "get_metrics_result",
+    "reset_metrics",
+)
 HONOURED = (*OWN_LOSSES, "predict_step", "compile")
+
+
+def delegates(model):
+    """Whether the model itself must compute its losses and metrics."""
+    return bool(own(model, OWN_LOSSES) or _keras.held_metrics(model))
 
 
 def own(model, names):
@@ -35,8 +59,9 @@ def check_model(model):
         )
     refused = own(model, REFUSED)
     if hasattr(model, "preprocess_samples"):
-        # A KerasHub task: its `fit` preprocesses and does nothing else.
-        refused = [name for name in refused if name != "fit"]
+        # A KerasHub task: its `fit`, `predict`, ... preprocess and do nothing
+        # else.
+        refused = [name for name in refused if name in REFUSED[:5]]
         if getattr(model, "preprocessor", None) is not None:
             warnings.warn(
                 f"{model.name!r} is attached as the network it is: map its "
@@ -61,11 +86,11 @@ def check_parts(parts, model):
             "`attach` takes one task weighting at most: there is one loss to "
             f"minimise. Received: {[type(w).__name__ for w in weightings]}"
         )
-    if weightings and own(model, OWN_LOSSES):
+    if weightings and delegates(model):
         raise ValueError(
             f"{type(weightings[0]).__name__} weighs the losses that Keras "
             f"sums up, and {type(model).__name__} has a `compute_loss` or "
-            "`compute_metrics` of its own. Weigh its losses there."
+            "metrics of its own. Weigh its losses there."
         )
     for part in parts:
         if isinstance(part, (BatchPart, TaskWeighting)):
@@ -83,7 +108,7 @@ def check_parts(parts, model):
         )
 
 
-def check_losses(parts, arguments):
+def check_losses(parts, arguments, output_names):
     """Raises for sparse losses and metrics of targets that become one-hot."""
     for part in parts:
         if not isinstance(part, BatchPart):
@@ -91,7 +116,10 @@ def check_losses(parts, arguments):
         for kind in ("loss", "metrics", "weighted_metrics"):
             for path, value in tree.flatten_with_path(arguments.get(kind)):
                 output = path[0] if path else None
-                if _is_sparse(value) and part.encodes(output):
+                same = {output}
+                if output in output_names:
+                    same.add(output_names.index(output))
+                if _is_sparse(value) and any(map(part.encodes, same)):
                     raise ValueError(
                         f"{type(part).__name__} turns integer targets into "
                         f"one-hot ones, which a sparse {kind} cannot take. "

@@ -23,6 +23,20 @@ def loss_tracker(model):
     return model._loss_tracker
 
 
+def held_metrics(model):
+    """The metrics that a model holds as attributes, beside compiled ones."""
+    return list(model._metrics)
+
+
+def get_mask(tensor):
+    """The mask that Keras keeps beside a tensor, or `None`."""
+    return getattr(tensor, "_keras_mask", None)
+
+
+def set_mask(tensor, mask):
+    tensor._keras_mask = mask
+
+
 def share_compiled_state(source, target):
     """Makes `target` update the loss and metric trackers of `source`.
 

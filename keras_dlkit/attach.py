@@ -9,10 +9,10 @@ from keras import tree
 
 from keras_dlkit import _keras
 from keras_dlkit._admission import HONOURED
-from keras_dlkit._admission import OWN_LOSSES
 from keras_dlkit._admission import check_losses
 from keras_dlkit._admission import check_model
 from keras_dlkit._admission import check_parts
+from keras_dlkit._admission import delegates
 from keras_dlkit._admission import own
 from keras_dlkit._export import export
 from keras_dlkit._random_state import RandomState
@@ -86,7 +86,7 @@ def attach(
         return merged
     check_model(model)
     attached = Attached(model, parts, name=name)
-    if attached.compiled and not own(model, HONOURED):
+    if attached.compiled and not own(model, ("compile",)):
         warnings.warn(
             f"`attach` took over the optimizer, loss and metrics of "
             f"{model.name!r}. Call `fit` on the model that it returned.",
@@ -99,9 +99,9 @@ def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
     """Gives the plain Keras model back: no wrapper, no parts of ours.
 
     If the attached model was compiled, the plain one is compiled too, with
-    the innermost optimizer, its state kept, and the same loss and metrics: it
-    goes on training without the parts, and is saved and loaded without
-    keras_dlkit.
+    the innermost optimizer, its state kept (a loss scaler is made anew by
+    Keras), and the same loss and metrics: it goes on training without the
+    parts, and is saved and loaded without keras_dlkit.
 
     Args:
         model_or_path: What `attach` returned, or the path of a `.keras` file
@@ -157,7 +157,7 @@ class Attached(TrainStep, keras.Model):
         self.parts = list(parts)
         self.random_state = RandomState(self.seed_states, name="random_state")
         self.supports_masking = True
-        self._delegates = bool(own(model, OWN_LOSSES))
+        self._delegates = delegates(model)
         self.built = model.built
         self._refusal = None
         if model.compiled:
@@ -180,7 +180,7 @@ class Attached(TrainStep, keras.Model):
     # Compilation.
 
     def compile(self, *args, **kwargs):
-        if own(self.model, HONOURED):
+        if self._delegates or own(self.model, HONOURED):
             # A signature of its own, or losses that its own methods use.
             self.model.compile(*args, **kwargs)
             self._take_over(self.model)
@@ -189,7 +189,8 @@ class Attached(TrainStep, keras.Model):
 
     def _compile(self, **arguments):
         arguments["optimizer"] = keras.optimizers.get(arguments["optimizer"])
-        check_losses(self.parts, arguments)
+        names = getattr(self.model, "output_names", None) or []
+        check_losses(self.parts, arguments, names)
         if find_wrapper(
             arguments["optimizer"], keras.optimizers.LossScaleOptimizer
         ):
@@ -220,17 +221,27 @@ class Attached(TrainStep, keras.Model):
     def get_compile_config(self):
         if not self.compiled:
             return {}
+        if own(self.model, ("get_compile_config",)):
+            return self.model.get_compile_config()
         return keras.saving.serialize_keras_object(self.compile_arguments())
 
     def compile_from_config(self, config):
-        arguments = keras.saving.deserialize_keras_object(config)
-        if own(self.model, HONOURED):
+        if own(self.model, ("compile_from_config",)):
+            self.model.compile_from_config(config)
+            self._take_over(self.model)
+        elif self._delegates or own(self.model, HONOURED):
+            arguments = keras.saving.deserialize_keras_object(config)
             keras.Model.compile(self.model, **arguments)
             self._take_over(self.model)
         else:
-            self._compile(**arguments)
-        if self.built and self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
+            self._compile(**keras.saving.deserialize_keras_object(config))
+        self._build_optimizer()
+
+    def _build_optimizer(self):
+        """Builds it as soon as the network is, if there is one."""
+        if self.compiled and self.built and not self.optimizer.built:
+            with self.creation_scope():
+                self.optimizer.build(self.trainable_variables)
 
     # Training.
 
@@ -307,21 +318,28 @@ class Attached(TrainStep, keras.Model):
             return super().metrics
         return self.model.metrics
 
+    def reset_metrics(self):
+        if not self._delegates:
+            return super().reset_metrics()
+        return self.model.reset_metrics()
+
     def fit(self, *args, **kwargs):
         if self._refusal is not None and not self.compiled:
             raise self._refusal
         arguments = _bound(keras.Model.fit, self, args, kwargs)
         self._check_targets(arguments["y"])
         validation = arguments["validation_data"]
-        if isinstance(validation, (tuple, list)):
-            self._check_targets(validation[1])
-        if self.built and not self.optimizer.built:
-            # Now, not in the first step: what is wrong is said before it.
-            self.optimizer.build(self.trainable_variables)
+        if isinstance(validation, tuple):
+            _, y, _ = keras.utils.unpack_x_y_sample_weight(validation)
+            self._check_targets(y)
+        # Now, not in the first step: what is wrong is said before it.
+        self._build_optimizer()
         if any(part.epoch is not None for part in self.batch_parts):
             callbacks = arguments["callbacks"]
             if isinstance(callbacks, keras.callbacks.CallbackList):
-                callbacks.append(_EpochCounter())
+                counter = _EpochCounter()
+                counter.set_model(self)
+                callbacks.callbacks.append(counter)
             else:
                 callbacks = [*tree.flatten(callbacks or []), _EpochCounter()]
             arguments["callbacks"] = callbacks
@@ -330,6 +348,14 @@ class Attached(TrainStep, keras.Model):
     def evaluate(self, x=None, y=None, *args, **kwargs):
         self._check_targets(y)
         return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, *args, **kwargs):
+        self._check_targets(y)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x, y=None, *args, **kwargs):
+        self._check_targets(y)
+        return super().test_on_batch(x, y, *args, **kwargs)
 
     def _check_targets(self, y):
         for part in self.batch_parts:
@@ -372,9 +398,8 @@ class Attached(TrainStep, keras.Model):
     # Saving.
 
     def load_weights(self, *args, **kwargs):
-        if self.compiled and self.built and not self.optimizer.built:
-            # Else Keras leaves its state in the file, with a warning.
-            self.optimizer.build(self.trainable_variables)
+        # Else Keras leaves its state in the file, with a warning.
+        self._build_optimizer()
         return super().load_weights(*args, **kwargs)
 
     @property

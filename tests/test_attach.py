@@ -43,7 +43,7 @@ def test_attached_is_stock_to_the_bit(name):
             model = dlkit.attach(model)
         if kind == "null":
             optimizer = dlkit.optimizers.SAM(optimizer, rho=0.0)
-        model.compile(optimizer, **arguments)
+        model.compile(optimizer=optimizer, **arguments)
         history = run(model, data)
         evaluation = model.evaluate(
             data["x"], data["y"], verbose=0, return_dict=True
@@ -63,8 +63,8 @@ def test_sam_trains_every_model(name):
     stock, _, _ = zoo.make(name)
     model = dlkit.attach(model)
     sgd = keras.optimizers.SGD(0.1)
-    model.compile(dlkit.optimizers.SAM(sgd, rho=0.2), **arguments)
-    stock.compile(keras.optimizers.SGD(0.1), **arguments)
+    model.compile(optimizer=dlkit.optimizers.SAM(sgd, rho=0.2), **arguments)
+    stock.compile(optimizer=keras.optimizers.SGD(0.1), **arguments)
     history, expected = run(model, data), run(stock, data)
     assert history.keys() == expected.keys()
     # The first batch is the same; then the weights part.
@@ -218,14 +218,14 @@ def test_functional_use_of_an_attached_model():
 
 
 @pytest.mark.parametrize(
-    "name", ["sequential", "subclassed", "own_loss", "list_in_list_out"]
+    "name", ["sequential", "subclassed", "own_loss", "own_compile"]
 )
 def test_interrupted_and_resumed_is_unbroken(name, tmp_path):
     def start():
         model, data, arguments = zoo.make(name)
         model = dlkit.attach(model)
         sgd = keras.optimizers.SGD(**MOMENTUM)
-        model.compile(dlkit.optimizers.SAM(sgd, rho=0.2), **arguments)
+        model.compile(optimizer=dlkit.optimizers.SAM(sgd, rho=0.2), **arguments)
         return model, data
 
     unbroken, data = start()
@@ -363,6 +363,10 @@ def test_labels_out_of_range_before_any_step():
         model.evaluate(wrong["x"], wrong["y"], verbose=0)
     with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
         run(model, {**data, "validation_data": (wrong["x"], wrong["y"])})
+    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
+        model.train_on_batch(wrong["x"], wrong["y"])
+    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
+        model.test_on_batch(wrong["x"], wrong["y"])
     assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 0
 
 
@@ -459,3 +463,105 @@ def test_parts_of_many_outputs():
     stock.compile("sgd", **arguments)
     expected = run(stock, {**data, "validation_split": 0.3})
     assert history.keys() == expected.keys()
+
+
+# Other ways into `fit`.
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        rows = slice(8 * index, 8 * index + 8)
+        return self.x[rows], self.y[rows]
+
+
+def test_datasets_generators_and_single_batches_train_alike():
+    def start():
+        net, data, arguments = zoo.make("convolutional")
+        model = dlkit.attach(net)
+        model.compile(dlkit.optimizers.SAM("sgd", rho=0.2), **arguments)
+        return model, data
+
+    model, data = start()
+    run(model, data, epochs=1)
+    dataset = Batches(data["x"], data["y"])
+    others = []
+    for feed in ("dataset", "generator", "batches"):
+        other, _ = start()
+        if feed == "dataset":
+            other.fit(dataset, shuffle=False, verbose=0)
+        elif feed == "generator":
+            generator = (dataset[i] for i in range(3))
+            other.fit(generator, steps_per_epoch=3, shuffle=False, verbose=0)
+        else:
+            for i in range(3):
+                other.train_on_batch(*dataset[i])
+        others.append(other)
+    for other in others:
+        for a, b in zip(weights_of(model), weights_of(other)):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_positional_arguments_and_a_single_callback():
+    model, data, arguments = zoo.make("sequential")
+    part = dlkit.layers.MixUp(num_classes=3, active_epochs=(0, 1))
+    model = dlkit.attach(model, part)
+    model.compile("sgd", "categorical_crossentropy")
+    history = keras.callbacks.History()
+    model.fit(data["x"], data["y"], 8, 2, 0, callbacks=history)
+    assert int(ops.convert_to_numpy(part.epoch)) == 1
+    callbacks = keras.callbacks.CallbackList(
+        [history], model=model, epochs=3, steps=3
+    )
+    model.fit(data["x"], data["y"], 8, 3, 0, callbacks=callbacks)
+    assert int(ops.convert_to_numpy(part.epoch)) == 2
+
+
+def test_clone_is_a_model_of_its_own():
+    model, data, arguments = zoo.make("sequential")
+    model = dlkit.attach(model)
+    clone = keras.models.clone_model(model)
+    assert type(clone) is dlkit.Attached
+    clone.compile(dlkit.optimizers.SAM("sgd"), **arguments)
+    before = weights_of(model)
+    run(clone, data)
+    assert_same(before, weights_of(model))
+
+
+def test_fit_before_compile_says_so():
+    model, data, _ = zoo.make("sequential")
+    with pytest.raises(ValueError, match="compile"):
+        run(dlkit.attach(model), data)
+
+
+def test_plain_steps_of_sam_have_no_second_pass():
+    """Forward passes are counted where they run, or where they are traced."""
+    calls = []
+
+    class Counted(layers.Layer):
+        def call(self, x):
+            calls.append(1)
+            return x
+
+    def count(**arguments):
+        calls.clear()
+        net = keras.Sequential([keras.Input((4,)), Counted(), layers.Dense(1)])
+        model = dlkit.attach(net)
+        optimizer = dlkit.optimizers.SAM("sgd", **arguments)
+        model.compile(optimizer, "mse", run_eagerly=True)
+        calls.clear()
+        model.fit(zoo.rows(), zoo.rows(1), batch_size=4, epochs=1, verbose=0)
+        return len(calls)
+
+    if keras.config.backend() == "torch":
+        build = 1  # a symbolic pass of Keras, before the first step
+        assert count() == build + 12  # six steps, both passes
+        assert count(every_steps=3) == build + 8
+        assert count(start_step=4) == build + 8
+        assert count(rho=0.0) == build + 6

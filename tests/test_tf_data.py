@@ -31,3 +31,22 @@ if keras.config.backend() == "tensorflow":
         step = tf.function(part.call, jit_compile=True)
         x, y = step((tf.ones((4, 2)), tf.constant([0, 1, 2, 0])))
         assert x.shape == (4, 2) and y.shape == (4, 3)
+
+    def test_weights_of_unknown_length():
+        """Time steps that a signature does not know."""
+        y = np.ones((8, 5, 2), "float32")
+        weights = np.full((8, 5), 2.0, "float32")
+        dataset = tf.data.Dataset.from_generator(
+            lambda: iter([(y, y, weights)] * 2),
+            output_signature=tuple(
+                tf.TensorSpec(shape, tf.float32)
+                for shape in [(None, None, 2), (None, None, 2), (None, None)]
+            ),
+        )
+        net = keras.Sequential([keras.Input((None, 2)), keras.layers.Dense(2)])
+        model = dlkit.attach(net, dlkit.layers.MixUp(1.0))
+        model.compile("sgd", "mse")
+        history = model.fit(
+            dataset.repeat(), steps_per_epoch=2, shuffle=False, verbose=0
+        )
+        assert np.isfinite(history.history["loss"][0])

@@ -115,6 +115,23 @@ def subclassed():
 
 
 @keras.saving.register_keras_serializable("tests")
+class PartlyLazy(keras.Model):
+    """A built backbone under a head that is built at the first call."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = keras.Sequential([keras.Input((4,)), layers.Dense(5)])
+        self.head = layers.Dense(CLASSES, "softmax")
+
+    def call(self, x):
+        return self.head(self.backbone(x))
+
+
+def partly_lazy():
+    return PartlyLazy(), {"x": rows(), "y": labels()}, classifier()
+
+
+@keras.saving.register_keras_serializable("tests")
 class WithoutTraining(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -215,6 +232,48 @@ def own_prediction():
     return OwnPrediction(), {"x": rows(), "y": labels()}, classifier()
 
 
+@keras.saving.register_keras_serializable("tests")
+class HeldMetric(WithoutTraining):
+    """A metric of its own, among the compiled ones."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.largest = keras.metrics.Mean(name="largest")
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        self.largest.update_state(ops.max(y_pred, -1))
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+
+def held_metric():
+    return HeldMetric(), {"x": rows(), "y": labels()}, classifier()
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnCompile(WithoutTraining):
+    """A `compile` with an argument of its own, saved as Keras asks for it."""
+
+    def compile(self, strength=1.0, **kwargs):
+        super().compile(**kwargs)
+        self.strength = strength
+
+    def get_compile_config(self):
+        return {**super().get_compile_config(), "strength": self.strength}
+
+    def compile_from_config(self, config):
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+
+    def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        return self.strength * loss
+
+
+def own_compile():
+    arguments = {**classifier(), "strength": 2.0}
+    return OwnCompile(), {"x": rows(), "y": labels()}, arguments
+
+
 MODELS = {
     function.__name__: function
     for function in (
@@ -223,6 +282,7 @@ MODELS = {
         dict_in_dict_out,
         list_in_list_out,
         subclassed,
+        partly_lazy,
         without_training,
         nested,
         masked,
@@ -231,6 +291,8 @@ MODELS = {
         class_weights,
         own_loss,
         own_metrics,
+        held_metric,
+        own_compile,
         own_prediction,
     )
 }

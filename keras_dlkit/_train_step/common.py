@@ -3,6 +3,7 @@
 from keras import ops
 from keras import tree
 
+from keras_dlkit import _keras
 from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
 
@@ -16,13 +17,15 @@ def micro_batches(data, count):
     """Cuts a batch into `count` parts of sizes that differ by one at most.
 
     Yields `(part, rows, share)`, the share of the batch being 1.0 for a
-    single part. A part that would be empty holds one row, with share 0.
+    single part. There are no more parts than rows; where the number of rows
+    is not known, a part that would be empty holds one, with share 0.
     """
+    total = batch_size(data)
+    static = isinstance(total, int)
+    count = min(count, total) if static else count
     if count == 1:
         yield data, None, 1.0
         return
-    total = batch_size(data)
-    static = isinstance(total, int)
     least, most = (min, max) if static else (ops.minimum, ops.maximum)
     for index in range(count):
         start, end = index * total // count, (index + 1) * total // count
@@ -49,12 +52,18 @@ def join(predictions, rows):
     """The predictions of all micro-batches, as of the whole batch."""
     if len(predictions) == 1:
         return predictions[0]
-    return tree.map_structure(
-        lambda *parts: ops.concatenate(
-            [part[:count] for part, count in zip(parts, rows)]
-        ),
-        *predictions,
-    )
+
+    def concatenate(*parts):
+        return ops.concatenate([p[:count] for p, count in zip(parts, rows)])
+
+    def join_leaves(*parts):
+        whole = concatenate(*parts)
+        masks = [_keras.get_mask(part) for part in parts]
+        if all(mask is not None for mask in masks):
+            _keras.set_mask(whole, concatenate(*masks))
+        return whole
+
+    return tree.map_structure(join_leaves, *predictions)
 
 
 def moved(weights, perturbations):

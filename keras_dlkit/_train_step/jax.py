@@ -13,6 +13,9 @@ from keras_dlkit._train_step.host_choice import HostChoice
 class TrainStep:
     """Mixed into `Attached`, before `keras.Model`."""
 
+    # Where variables are made.
+    creation_scope = staticmethod(contextlib.nullcontext)
+
     def train_step(self, state, data):
         return self._step(state, data)
 

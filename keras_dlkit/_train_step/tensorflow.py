@@ -9,6 +9,10 @@ from keras_dlkit._train_step import common
 class TrainStep:
     """Mixed into `Attached`, before `keras.Model`."""
 
+    def creation_scope(self):
+        """Where variables are made: `fit` may be called outside of it."""
+        return self.distribute_strategy.scope()
+
     def train_step(self, data):
         data = self.change_batch(data, training=True)
         method = self.two_gradient
@@ -26,7 +30,11 @@ class TrainStep:
         return self.model.predict_step(data)
 
     def _two_gradient_step(self, method, data):
+        if not self.built:  # a lazy model is built by its first pass
+            self(keras.utils.unpack_x_y_sample_weight(data)[0], training=False)
         variables = self.trainable_variables
+        if not self.optimizer.built:
+            self.optimizer.build(variables)
         losses, predictions, rows, gradients, shares = [], [], [], [], []
         for part, count, share in common.micro_batches(
             data, method.micro_batches
@@ -35,10 +43,6 @@ class TrainStep:
                 (v, tf.identity(v.value)) for v in self.non_trainable_variables
             ]
             loss, y_pred, clean = self._clean_pass(part)
-            if not variables:  # a lazy model is built by its first pass
-                variables = self.trainable_variables
-            if not self.optimizer.built:
-                self.optimizer.build(variables)
             gradients.append(
                 self._combined(method, part, variables, clean, before)
             )

@@ -1,5 +1,7 @@
 """The train step on PyTorch: eager, by `torch.autograd.grad`."""
 
+import contextlib
+
 import keras
 import torch
 
@@ -8,6 +10,9 @@ from keras_dlkit._train_step import common
 
 class TrainStep:
     """Mixed into `Attached`, before `keras.Model`."""
+
+    # Where variables are made.
+    creation_scope = staticmethod(contextlib.nullcontext)
 
     def train_step(self, data):
         data = self.change_batch(data, training=True)

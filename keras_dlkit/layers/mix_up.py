@@ -185,6 +185,15 @@ class MixUp(BatchPart):
         return self._blend_inputs(x, permutation, lam), y, sample_weight
 
     def _blend_inputs(self, x, permutation, lam):
+        keys = [path[0] for path, _ in tree.flatten_with_path(x) if path]
+        unknown = [key for key in self.inputs or () if key not in keys]
+        if unknown:
+            raise ValueError(
+                "`inputs` must name entries of `x`. Received: "
+                f"inputs={self.inputs}, and `x` with "
+                + (f"the entries {keys}" if keys else "a single tensor")
+            )
+
         def blend(path, leaf):
             if not self._takes_input(path):
                 return leaf
@@ -211,6 +220,13 @@ class MixUp(BatchPart):
         def smooth(target, classes, path):
             if classes is None:
                 return target
+            if target.shape[-1] != classes:
+                raise ValueError(
+                    "Only one-hot targets can be smoothed. Received: "
+                    f"{_named('target', path)} of shape {tuple(target.shape)} "
+                    f"with num_classes={classes}. Give `num_classes` as a "
+                    "structure, with None for outputs that are no classes."
+                )
             share_ = ops.cast(share, target.dtype)
             return (1 - share_) * target + share_ / classes
 
@@ -251,9 +267,15 @@ class MixUp(BatchPart):
 
 
 def _as_keys(inputs):
-    if inputs is None or isinstance(inputs, (list, tuple)):
-        return None if inputs is None else list(inputs)
-    return [inputs]
+    if inputs is None:
+        return None
+    keys = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    if not all(isinstance(key, (str, int)) for key in keys):
+        raise ValueError(
+            "`inputs` must be None, or keys or indices of entries of `x`. "
+            f"Received: inputs={inputs!r}"
+        )
+    return keys
 
 
 def _is_integer(x):
@@ -354,8 +376,10 @@ def _blend_by_weight(y, w, permutation, lam):
     target, w = ops.cast(y, wide), ops.cast(w, wide)
     rank = len(y.shape)
     # Weights (batch, 1) of targets (batch,), or (batch,) of (batch, classes).
-    shape = tuple(w.shape[1:rank])
-    w = ops.reshape(w, (-1, *shape) + (1,) * (rank - 1 - len(shape)))
+    while len(w.shape) > rank:
+        w = ops.squeeze(w, axis=-1)
+    while len(w.shape) < rank:
+        w = ops.expand_dims(w, -1)
     total = mix_up(w, permutation, lam)
     empty = total == 0
     blend = ops.where(

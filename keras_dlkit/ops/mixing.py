@@ -17,7 +17,7 @@ def mix_up(values: Any, permutation: Any, lam: Any) -> Any:
             row.
         lam: Scalar, or float tensor of shape `(batch,)`, in `[0, 1]`: the
             share of the row itself. Where it is 1 the row comes back as it
-            was, bit for bit.
+            was, bit for bit, if its partner is finite.
 
     Returns:
         Tensor with the shape and dtype of `values`.
@@ -70,6 +70,8 @@ def sample_beta(alpha: float, shape: tuple, seed: Any) -> Any:
         - [Devroye, 1996](https://doi.org/10.1145/256562.256710), the
           one-line method for the symmetric beta distribution, after Ulrich.
     """
+    if not alpha > 0:
+        raise ValueError(f"`alpha` must be above 0. Received: alpha={alpha}")
     draws = keras.random.uniform((3, *shape), dtype="float32", seed=seed)
     u, v, sign = draws[0], draws[1], draws[2]
     # expm1 keeps the digits that u**(-1/alpha) - 1 loses for large alpha; both

@@ -150,7 +150,7 @@ class SAM(TwoGradient):
             return [ops.abs(w) for w in weights]
         return [
             None
-            if any(shift in v.name for shift in SHIFTS)
+            if v.name.rsplit("_", 1)[-1] in SHIFTS
             else ops.abs(w) + self.eta
             for w, v in zip(weights, variables)
         ]

@@ -8,6 +8,7 @@ import keras
 
 from keras_dlkit import _checks
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
+from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 
 
 class TwoGradient(WrapperOptimizer):
@@ -31,8 +32,9 @@ class TwoGradient(WrapperOptimizer):
             parts, each takes both gradients on its own, and the mean, weighted
             by the size of the part, is applied (m-sharpness). The forward pass
             then sees the parts: batch normalisation normalises each alone. A
-            part that would be empty, in a batch smaller than
-            `micro_batches`, sees one row and weighs nothing.
+            batch of fewer rows has as many parts as rows; in a TensorFlow graph
+            that does not know the number of rows, the parts beyond pass one
+            row, which counts in batch statistics but not in the gradient.
         name: String. The name of the optimizer.
 
     State: none; the inner optimizer's.
@@ -66,6 +68,13 @@ class TwoGradient(WrapperOptimizer):
         name: str | None = None,
     ):
         super().__init__(inner_optimizer, name=name)
+        if find_wrapper(self.inner_optimizer, TwoGradient) is not None:
+            raise ValueError(
+                f"{type(self).__name__} takes the second gradient of a step, "
+                "and there is one. Received: an `inner_optimizer` with "
+                f"{type(find_wrapper(self.inner_optimizer, TwoGradient))} in "
+                "it. Wrap another optimizer."
+            )
         self._selection = variables
         self._selects = _predicate(variables)
         self.every_steps = _checks.check_count(
@@ -156,7 +165,8 @@ class TwoGradient(WrapperOptimizer):
         return gradients
 
     def build(self, variables):
-        if not any(self._selects(v) for v in variables):
+        chosen = any(self._selects(v) for v in variables)
+        if self._selection is not None and not chosen:
             raise ValueError(
                 "`variables` must match at least one trainable weight. "
                 f"Received: variables={self._selection!r}, which matches none "

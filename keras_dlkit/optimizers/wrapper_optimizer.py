@@ -62,15 +62,18 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     in any order, inside and outside of `keras.optimizers.LossScaleOptimizer`.
 
     A subclass makes its own variables in `build`, with `add_variable`, and
-    changes gradients in `transform`, which runs once an `apply`.
+    changes gradients in `transform`.
 
     Args:
         inner_optimizer: `keras.optimizers.Optimizer`, or a name that
             `keras.optimizers.get` knows.
         name: String. The name of the optimizer.
 
+    `transform` gets the gradients as they reach `apply`: times the loss
+    scale, where a loss scaler is further inside.
+
     State: optimizer variables, those that `build` adds and the inner ones.
-    Runs: in `apply`, once an update.
+    Runs: in `apply`, once a step.
     Cost: none of its own.
 
     Example:
@@ -140,6 +143,13 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
 
     def apply(self, grads, trainable_variables=None):
         if not self.built:
+            if trainable_variables is None:
+                raise ValueError(
+                    f"{type(self).__name__} must be built before it is given "
+                    "gradients alone: call `build(variables)`, or pass "
+                    "`trainable_variables`. Received: "
+                    f"{len(grads)} gradients."
+                )
             self.build(list(trainable_variables))
         self.inner_optimizer.apply(self.transform(grads), trainable_variables)
 
@@ -167,7 +177,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         return self.inner_optimizer.scale_loss(loss)
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
-        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+        innermost(self).exclude_from_weight_decay(var_list, var_names)
 
     def finalize_variable_values(self, var_list):
         self.inner_optimizer.finalize_variable_values(var_list)
@@ -203,6 +213,8 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             name: keras.saving.deserialize_keras_object(
                 value, custom_objects=custom_objects
             )
+            if isinstance(value, dict)
+            else value
             for name, value in config.items()
         }
         return cls(**revived)

@@ -86,6 +86,16 @@ def test_inputs_left_out_stay():
         apply(dlkit.layers.MixUp(), x, y)
 
 
+def test_inputs_that_are_not_there():
+    x, y = {"row": images()}, np.zeros(4, "float32")
+    with pytest.raises(ValueError, match=r"inputs=\['rwo'\].*'row'"):
+        apply(dlkit.layers.MixUp(inputs=["rwo"]), x, y)
+    with pytest.raises(ValueError, match="a single tensor"):
+        apply(dlkit.layers.MixUp(inputs=0), x["row"], y)
+    with pytest.raises(ValueError, match="keys or indices"):
+        dlkit.layers.MixUp(inputs={"row": True})
+
+
 def test_uint8_images_are_mixed_as_floats():
     x = RNG.integers(0, 255, (4, 3, 3, 1)).astype("uint8")
     mixed, _, _ = apply(dlkit.layers.MixUp(), x, np.zeros(4, "float32"))
@@ -165,6 +175,13 @@ def test_label_smoothing_in_training_only():
     check(y, 0.8 * np.eye(4) + 0.05)
     _, y = part(data, training=False)
     check(y, np.eye(4))
+
+
+def test_smoothing_of_targets_that_are_no_classes():
+    part = dlkit.layers.MixUp(0.0, num_classes=3, label_smoothing=0.1)
+    y = {"a": np.array([0, 1, 2, 0]), "b": np.zeros((4, 1), "float32")}
+    with pytest.raises(ValueError, match=r"'b' of shape \(4, 1\)"):
+        part((images(), y))
 
 
 def test_numpy_in_numpy_out_and_the_seed():

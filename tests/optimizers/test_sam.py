@@ -261,6 +261,50 @@ def test_variables_that_match_nothing():
         model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
 
 
+def sam_in_sam():
+    return dlkit.optimizers.SAM(dlkit.optimizers.SAM("sgd"))
+
+
+def test_one_second_gradient_a_step():
+    with pytest.raises(ValueError, match="Wrap another optimizer"):
+        sam_in_sam()
+
+
+def test_gradients_without_variables():
+    with pytest.raises(ValueError, match="build"):
+        dlkit.optimizers.SAM("sgd").apply([keras.ops.ones(2)])
+
+
+def test_masks_of_micro_batches():
+    """Metrics of masked time steps see the mask of the whole batch."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 4, (6, 5))
+    tokens[:, 0] = 1
+    y = rng.integers(0, 3, (6, 5))
+    accuracy = []
+    for count in (1, 3):
+        keras.utils.set_random_seed(0)
+        net = keras.Sequential(
+            [
+                keras.Input((5,), dtype="int32"),
+                keras.layers.Embedding(4, 3, mask_zero=True),
+                keras.layers.SimpleRNN(4, return_sequences=True),
+                keras.layers.Dense(3, "softmax"),
+            ]
+        )
+        model = dlkit.attach(net)
+        model.compile(
+            dlkit.optimizers.SAM(
+                keras.optimizers.SGD(0.0), micro_batches=count
+            ),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
+        history = model.fit(tokens, y, batch_size=6, verbose=0, shuffle=False)
+        accuracy.append(history.history["accuracy"][0])
+    assert accuracy[0] == pytest.approx(accuracy[1])
+
+
 def test_variables_by_function():
     net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     optimizer = dlkit.optimizers.SAM(
@@ -274,6 +318,8 @@ def test_variables_by_function():
     )
     assert bias is None
     assert float(keras.ops.norm(kernel)) == pytest.approx(0.05)
+    copy = dlkit.optimizers.SAM.from_config(optimizer.get_config())
+    assert copy.get_config() == optimizer.get_config()
 
 
 def test_a_weight_that_cannot_be_moved_is_named():
