@@ -17,7 +17,7 @@ test-all:
 	$(MAKE) test PYTEST=
 
 test-%: .venv/test-%
-	KERAS_BACKEND=$* $(BIN)/python -m pytest $(PYTEST)
+	KERAS_BACKEND=$* OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(PYTEST)
 
 lint: .venv/lint
 	$(BIN)/ruff check .
