@@ -1,6 +1,7 @@
 """Ratios of the time of two things, taken in turns in one process."""
 
 import math
+import re
 import time
 
 import numpy as np
@@ -54,6 +55,33 @@ def ratio_cells(seconds):
     """Median, interval and number of pairs, as cells of a table."""
     median, low, high = median_ratio(seconds)
     return f"{median:.3f}", f"{low:.3f} to {high:.3f}", len(seconds)
+
+
+def time_rows(rows, side, pairs, steps, only="", warm_up=1, more=None):
+    """Prints a row of a table for each pair of things to compare.
+
+    Args:
+        rows: Tuples of a name, what it is relative to, and the ratio not to
+            be exceeded or `None`.
+        side: Function of a name to what `time_pairs` takes, or to an object
+            with such a function as `run`. Where it raises `ImportError` the
+            row says so.
+        pairs, steps, warm_up: As in `time_pairs`.
+        only: Regular expression, searched in `name / baseline`.
+        more: Function of the two sides and their seconds, to further cells.
+    """
+    for name, baseline, bar in rows:
+        if not re.search(only, f"{name} / {baseline}"):
+            continue
+        try:
+            sides = side(name), side(baseline)
+        except ImportError as error:
+            print_row(name, baseline, error, "", "", bar or "")
+            continue
+        runs = [getattr(one, "run", one) for one in sides]
+        seconds = time_pairs(*runs, pairs, steps, warm_up)
+        cells = more(sides, seconds) if more else ()
+        print_row(name, baseline, *ratio_cells(seconds), bar or "", *cells)
 
 
 def print_row(*cells):

@@ -80,8 +80,8 @@ def attached(width):
     return compiled(dlkit.attach(conv_net(width)))
 
 
-def sam(width, **settings):
-    optimizer = dlkit.optimizers.SAM(sgd(), **{"rho": RHO, **settings})
+def sam(width, method=dlkit.optimizers.SAM, **settings):
+    optimizer = method(sgd(), **{"rho": RHO, **settings})
     return compiled(dlkit.attach(conv_net(width)), optimizer)
 
 
@@ -98,6 +98,12 @@ MODELS = {
         sam, every_steps=EVERY_STEPS
     ),
     "SAM, micro_batches=4": functools.partial(sam, micro_batches=4),
+    "GSAM": functools.partial(sam, method=dlkit.optimizers.GSAM),
+    "FriendlySAM": functools.partial(sam, method=dlkit.optimizers.FriendlySAM),
+    f"LookSAM, every_steps={EVERY_STEPS}": functools.partial(
+        sam, method=dlkit.optimizers.LookSAM, every_steps=EVERY_STEPS
+    ),
+    "MomentumSAM": functools.partial(sam, method=dlkit.optimizers.MomentumSAM),
     "SAM by hand": sam_by_hand,
 }
 
@@ -193,6 +199,10 @@ ROWS = [
     ("SAM", "plain", 2.1),
     (f"SAM, every_steps={EVERY_STEPS}", "plain", 1.25),
     ("SAM, micro_batches=4", "plain", None),
+    ("GSAM", "plain", 2.1),
+    ("FriendlySAM", "plain", 2.1),
+    (f"LookSAM, every_steps={EVERY_STEPS}", "plain", 1.3),
+    ("MomentumSAM", "plain", 1.1),
     ("SAM by hand", "plain", None),
     ("SAM", "SAM by hand", 1.0),
 ]

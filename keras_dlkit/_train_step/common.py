@@ -1,9 +1,10 @@
 """What the three train steps share, in terms of `keras.ops` alone."""
 
-from keras import ops
-from keras import tree
+import contextlib
 
-from keras_dlkit import _keras
+import keras
+from keras import ops
+
 from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
 
@@ -36,38 +37,18 @@ def micro_batches(data, count):
         yield part, rows, ops.cast(rows, "float32") / ops.cast(total, "float32")
 
 
-def weighted_sum(values, shares):
-    """Sum of lists of tensors (`None` entries alike), weighted by shares."""
-    if len(values) == 1:
-        return values[0]
-    return [
-        None
-        if entries[0] is None
-        else sum(e * ops.cast(s, e.dtype) for e, s in zip(entries, shares))
-        for entries in zip(*values)
-    ]
-
-
-def join(predictions, rows):
-    """The predictions of all micro-batches, as of the whole batch."""
-    if len(predictions) == 1:
-        return predictions[0]
-
-    def concatenate(*parts):
-        return ops.concatenate([p[:count] for p, count in zip(parts, rows)])
-
-    def join_leaves(*parts):
-        whole = concatenate(*parts)
-        masks = [_keras.get_mask(part) for part in parts]
-        if all(mask is not None for mask in masks):
-            _keras.set_mask(whole, concatenate(*masks))
-        return whole
-
-    return tree.map_structure(join_leaves, *predictions)
+def forward(model, part):
+    """Loss and predictions of one part of the batch."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
+    y_pred = model(x, training=True)
+    loss = model.compute_loss(x, y, y_pred, sample_weight, training=True)
+    return loss, y_pred
 
 
 def moved(weights, perturbations):
     """Weights plus perturbations, those without one as they are."""
+    if perturbations is None:
+        return weights
     return [w if e is None else w + e for w, e in zip(weights, perturbations)]
 
 
@@ -84,10 +65,10 @@ def inverse(scale):
     return scale if isinstance(scale, float) else 1.0 / scale
 
 
-def same_gradients(gradients, variables):
+def same_gradients(gradients, clean, variables):
     """Raises where a weight that had a gradient has none at w + e."""
-    for gradient, variable in zip(gradients, variables):
-        if gradient is None:
+    for gradient, first, variable in zip(gradients, clean, variables):
+        if gradient is None and first is not None:
             raise ValueError(
                 "The second gradient of a step must reach every weight that "
                 "the first one reached. Received none for "
@@ -97,3 +78,42 @@ def same_gradients(gradients, variables):
                 "optimizer that takes one gradient."
             )
     return gradients
+
+
+class Plain:
+    """In the place of a method, where the inner optimizer is all there is."""
+
+    micro_batches = 1
+
+    def __init__(self, method):
+        self.method = method
+
+    def lookahead(self, weights, variables):
+        return None
+
+    def attached(self, memory, variables):
+        if self.method is None:
+            return contextlib.nullcontext()
+        return self.method.attached()
+
+
+def outcome(method, clean, ascent, variables, scale):
+    """What comes of one part of the batch: gradients to apply, and a memory.
+
+    Args:
+        method: `AttachedOptimizer`.
+        clean: Gradients at w, scaled.
+        ascent: Those at w + e, scaled; `None` where there is no second pass.
+        variables: The trainable variables.
+        scale: The loss scale.
+    """
+    if isinstance(method, Plain):
+        return clean, []
+    at_w = scaled(clean, inverse(scale))
+    if ascent is None:
+        gradients = method.coast(at_w, variables)
+    else:
+        ascent = scaled(ascent, inverse(scale))
+        gradients = method.combine(at_w, ascent)
+    memory = method.remember(at_w, ascent, variables)
+    return scaled(gradients, scale), list(memory)

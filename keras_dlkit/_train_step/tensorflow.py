@@ -4,6 +4,8 @@ import keras
 import tensorflow as tf
 
 from keras_dlkit._train_step import common
+from keras_dlkit._train_step import graph
+from keras_dlkit._train_step.results import Results
 
 
 class TrainStep:
@@ -15,13 +17,13 @@ class TrainStep:
 
     def train_step(self, data):
         data = self.change_batch(data, training=True)
-        method = self.two_gradient
+        method = self.attached_optimizer
         if method is None:
             return super().train_step(data)
-        if method.never_ascends:
+        if method.is_plain:
             with method.attached():
                 return super().train_step(data)
-        return self._two_gradient_step(method, data)
+        return self._step(method, data)
 
     def test_step(self, data):
         return super().test_step(self.change_batch(data, training=False))
@@ -29,86 +31,93 @@ class TrainStep:
     def predict_step(self, data):
         return self.model.predict_step(data)
 
-    def _two_gradient_step(self, method, data):
+    def _step(self, method, data):
         if not self.built:  # a lazy model is built by its first pass
             self(keras.utils.unpack_x_y_sample_weight(data)[0], training=False)
         variables = self.trainable_variables
         if not self.optimizer.built:
             self.optimizer.build(variables)
-        losses, predictions, rows, gradients, shares = [], [], [], [], []
-        for part, count, share in common.micro_batches(
+        results = Results()
+        for part, rows, share in common.micro_batches(
             data, method.micro_batches
         ):
             before = [
                 (v, tf.identity(v.value)) for v in self.non_trainable_variables
             ]
-            loss, y_pred, clean = self._clean_pass(part)
-            gradients.append(
-                self._combined(method, part, variables, clean, before)
+            loss, y_pred, clean = self._first_pass(method, part, variables)
+            gradients, memory = self._outcome(
+                method, part, variables, clean, before
             )
-            losses.append([loss])
-            predictions.append(y_pred)
-            rows.append(count)
-            shares.append(share)
-        self._report(data, common.weighted_sum(losses, shares)[0])
-        with method.attached():
-            self.optimizer.apply(
-                common.weighted_sum(gradients, shares), variables
-            )
+            results.add(loss, y_pred, rows, share, gradients, memory)
+        loss, y_pred, gradients, memory = results.join()
+        self._report(data, loss)
+        with method.attached(memory, variables):
+            self.optimizer.apply(gradients, variables)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = common.join(predictions, rows)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def _clean_pass(self, part):
-        with tf.GradientTape() as tape:
-            loss, y_pred = self._forward(part)
+    def _first_pass(self, method, part, variables):
+        e = method.lookahead(graph.tensors(variables), variables)
+        if e is None:
+            with tf.GradientTape() as tape:
+                loss, y_pred = common.forward(self, part)
+                scaled = self.optimizer.scale_loss(loss)
+            gradients = tape.gradient(scaled, variables)
+            return loss, y_pred, graph.dense(gradients)
+        point = common.moved(graph.tensors(variables), e)
+        states = self.non_trainable_variables
+        before = [(v, v.value) for v in states]
+        loss, y_pred, gradients, scope = self._pass_at(
+            point, part, variables, before
+        )
+        for v in states:
+            v.assign(scope.get_current_value(v))
+        return loss, y_pred, gradients
+
+    def _pass_at(self, point, part, variables, before):
+        """A pass that reads `point` for the weights, and writes nothing."""
+        mapping = [*zip(variables, point), *before]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(point)
+            with keras.StatelessScope(mapping, collect_losses=True) as scope:
+                loss, y_pred = common.forward(self, part)
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self.trainable_variables)
-        return loss, y_pred, _dense(gradients)
+        return loss, y_pred, graph.dense(tape.gradient(scaled, point)), scope
 
-    def _forward(self, part):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-        y_pred = self(x, training=True)
-        loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
-        return loss, y_pred
-
-    def _combined(self, method, part, variables, clean, before):
-        """The gradients to apply for one part of the batch, scaled."""
+    def _outcome(self, method, part, variables, clean, before):
+        """The gradients to apply for one part of the batch, and a memory."""
+        ascends = method.takes_second
+        if ascends is False:
+            return clean, []
         scale = self.optimizer.scale_loss(1.0)
-        values = [tf.convert_to_tensor(v) for v in variables]
-        # Outside of any conditional: the norm is that of the global gradient.
-        at_w = common.scaled(_sum_replicas(clean), common.inverse(scale))
-        live = [i for i, g in enumerate(clean) if g is not None]
+        if ascends is None:
+            ascends = method.ascends(
+                tf.convert_to_tensor(self.optimizer.iterations)
+            )
+        # Outside of any conditional, where replicas cannot meet: the norm is
+        # that of the global gradient.
+        at_w = graph.sum_replicas(clean)
 
         def second_gradient():
-            e = method.perturbations(at_w, values, variables)
+            values = graph.tensors(variables)
+            e = method.perturbations(
+                common.scaled(at_w, common.inverse(scale)), values, variables
+            )
             point = common.moved(values, e)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([point[i] for i in live])
-                mapping = [*zip(variables, point), *before]
-                with keras.StatelessScope(mapping, collect_losses=True):
-                    loss, _ = self._forward(part)
-                loss = self.optimizer.scale_loss(loss)
-            at_e = tape.gradient(loss, [point[i] for i in live])
-            at_e = common.scaled(_dense(at_e), common.inverse(scale))
-            at_e = common.same_gradients(at_e, [variables[i] for i in live])
-            mine = common.scaled(
-                [clean[i] for i in live], common.inverse(scale)
-            )
-            return common.scaled(method.combine(mine, at_e), scale)
+            _, _, at_e, _ = self._pass_at(point, part, variables, before)
+            return (common.same_gradients(at_e, clean, variables),)
 
-        if method.always_ascends:
-            chosen = second_gradient()
-        else:
-            chosen = tf.cond(
-                method.ascends(tf.convert_to_tensor(self.optimizer.iterations)),
-                second_gradient,
-                lambda: [clean[i] for i in live],
-            )
-        gradients = [None] * len(variables)
-        for i, gradient in zip(live, chosen):
-            gradients[i] = gradient
-        return gradients
+        (at_e,) = graph.choose(ascends, second_gradient, lambda: (clean,))
+        if method.is_linear:  # Keras sums up the replicas when it applies
+            return at_e, []
+        at_e = graph.sum_replicas(at_e)
+        gradients, memory = graph.choose(
+            ascends,
+            lambda: common.outcome(method, at_w, at_e, variables, scale),
+            lambda: common.outcome(method, at_w, None, variables, scale),
+        )
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        return common.scaled(gradients, 1.0 / replicas), memory
 
     def _report(self, data, loss):
         # Keras divides the loss of a replica by their number; undo it.
@@ -116,17 +125,3 @@ class TrainStep:
         self.loss_tracker.update_state(
             loss * replicas, sample_weight=common.batch_size(data)
         )
-
-
-def _dense(gradients):
-    """Embedding gradients as plain tensors, for norms and conditionals."""
-    return [None if g is None else tf.convert_to_tensor(g) for g in gradients]
-
-
-def _sum_replicas(gradients):
-    replica = tf.distribute.get_replica_context()
-    if replica is None or replica.num_replicas_in_sync == 1:
-        return gradients
-    live = [g for g in gradients if g is not None]
-    summed = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, live))
-    return [None if g is None else next(summed) for g in gradients]

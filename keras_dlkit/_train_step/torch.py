@@ -6,6 +6,7 @@ import keras
 import torch
 
 from keras_dlkit._train_step import common
+from keras_dlkit._train_step.results import Results
 
 
 class TrainStep:
@@ -16,13 +17,13 @@ class TrainStep:
 
     def train_step(self, data):
         data = self.change_batch(data, training=True)
-        method = self.two_gradient
+        method = self.attached_optimizer
         if method is None:
             return super().train_step(data)
-        if method.never_ascends:
+        if method.is_plain:
             with method.attached():
                 return super().train_step(data)
-        return self._two_gradient_step(method, data)
+        return self._step(method, data)
 
     def test_step(self, data):
         return super().test_step(self.change_batch(data, training=False))
@@ -30,11 +31,15 @@ class TrainStep:
     def predict_step(self, data):
         return self.model.predict_step(data)
 
-    def _two_gradient_step(self, method, data):
+    def _step(self, method, data):
         variables = self.trainable_variables
-        ascends = bool(method.ascends(int(self.optimizer.iterations)))
-        losses, predictions, rows, gradients, shares = [], [], [], [], []
-        for part, count, share in common.micro_batches(
+        if not self.optimizer.built:
+            self.optimizer.build(variables)
+        ascends = method.takes_second
+        if ascends is None:
+            ascends = bool(method.ascends(int(self.optimizer.iterations)))
+        results = Results()
+        for part, rows, share in common.micro_batches(
             data, method.micro_batches
         ):
             # Clones: the clean pass assigns in place.
@@ -42,67 +47,71 @@ class TrainStep:
                 (v, v.value.detach().clone())
                 for v in self.non_trainable_variables
             ]
-            loss, y_pred = self._forward(part)
-            values = [v.value for v in variables]
-            gradient = self._gradient(loss, values)
+            loss, y_pred, clean = self._first_pass(method, part, variables)
+            at_e = None
             if ascends:
-                gradient = self._combined(
-                    method, part, variables, gradient, before
+                at_e = self._second_gradient(
+                    method, part, variables, clean, before
                 )
-            losses.append([loss.detach()])
-            predictions.append(y_pred)
-            rows.append(count)
-            gradients.append(gradient)
-            shares.append(share)
+            with torch.no_grad():
+                gradients, memory = common.outcome(
+                    method,
+                    clean,
+                    at_e,
+                    variables,
+                    self.optimizer.scale_loss(1.0),
+                )
+            results.add(loss.detach(), y_pred, rows, share, gradients, memory)
+        loss, y_pred, gradients, memory = results.join()
         self.loss_tracker.update_state(
-            common.weighted_sum(losses, shares)[0],
-            sample_weight=common.batch_size(data),
+            loss, sample_weight=common.batch_size(data)
         )
-        with torch.no_grad(), method.attached():
-            self.optimizer.apply(
-                common.weighted_sum(gradients, shares), variables
-            )
+        with torch.no_grad(), method.attached(memory, variables):
+            self.optimizer.apply(gradients, variables)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = common.join(predictions, rows)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def _forward(self, part):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-        y_pred = self(x, training=True)
-        loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
-        return loss, y_pred
+    def _first_pass(self, method, part, variables):
+        values = [v.value for v in variables]
+        with torch.no_grad():
+            e = method.lookahead(values, variables)
+        if e is None:
+            loss, y_pred = common.forward(self, part)
+            return loss, y_pred, self._gradient(loss, values)
+        states = self.non_trainable_variables
+        before = [(v, v.value.detach().clone()) for v in states]
+        loss, y_pred, gradients, scope = self._pass_at(
+            common.moved(_detached(values), e), part, variables, before
+        )
+        for v in states:
+            v.assign(scope.get_current_value(v))
+        return loss, y_pred, gradients
+
+    def _pass_at(self, point, part, variables, before):
+        """A pass that reads `point` for the weights, and writes nothing."""
+        leaves = [p.detach().requires_grad_() for p in point]
+        mapping = [*zip(variables, leaves), *before]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            loss, y_pred = common.forward(self, part)
+        return loss, y_pred, self._gradient(loss, leaves), scope
 
     def _gradient(self, loss, values):
         loss = self.optimizer.scale_loss(loss)
         return list(torch.autograd.grad(loss, values, allow_unused=True))
 
-    def _combined(self, method, part, variables, clean, before):
-        """The gradients to apply for one part of the batch, scaled."""
-        scale = self.optimizer.scale_loss(1.0)
-        values = [v.value.detach() for v in variables]
-        live = [i for i, g in enumerate(clean) if g is not None]
-        at_w = common.scaled(clean, common.inverse(scale))
+    def _second_gradient(self, method, part, variables, clean, before):
+        values = _detached(v.value for v in variables)
         with torch.no_grad():
-            # Not kept in a name: it would live on through the second pass.
-            point = common.moved(
-                values, method.perturbations(at_w, values, variables)
+            at_w = common.scaled(
+                clean, common.inverse(self.optimizer.scale_loss(1.0))
             )
-        leaves = [point[i].detach().requires_grad_() for i in live]
-        mapping = [
-            *zip(variables, point),
-            *((variables[i], leaf) for i, leaf in zip(live, leaves)),
-            *before,
-        ]
-        with keras.StatelessScope(mapping, collect_losses=True):
-            loss, _ = self._forward(part)
-        at_e = common.same_gradients(
-            self._gradient(loss, leaves), [variables[i] for i in live]
-        )
-        at_e = common.scaled(at_e, common.inverse(scale))
-        chosen = common.scaled(
-            method.combine([at_w[i] for i in live], at_e), scale
-        )
-        gradients = [None] * len(variables)
-        for i, gradient in zip(live, chosen):
-            gradients[i] = gradient
-        return gradients
+            e = method.perturbations(at_w, values, variables)
+            point = common.moved(values, e)
+        # Not to live on through the second pass.
+        del at_w, e
+        _, _, at_e, _ = self._pass_at(point, part, variables, before)
+        return common.same_gradients(at_e, clean, variables)
+
+
+def _detached(values):
+    return [value.detach() for value in values]

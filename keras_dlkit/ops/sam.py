@@ -4,9 +4,10 @@ from typing import Any
 
 from keras import ops
 
+from keras_dlkit.ops._dtypes import as_dtype
 from keras_dlkit.ops._dtypes import wide_dtype
-
-EPSILON = 1e-12
+from keras_dlkit.ops.orthogonal_part import EPSILON
+from keras_dlkit.ops.orthogonal_part import global_norm
 
 
 def sam_perturbation(
@@ -63,13 +64,10 @@ def sam_perturbation(
     scales = scales or [None] * len(weights)
     # Scaled gradients T g, in the dtype of the sums.
     ascent = [
-        None if g is None else _scaled(ops.cast(g, wide_dtype(g)), t)
+        None if g is None else _scaled(as_dtype(g, wide_dtype(g)), t)
         for g, t in zip(gradients, scales)
     ]
-    squares = [ops.sum(ops.square(a)) for a in ascent if a is not None]
-    if not squares:
-        return ascent
-    norm = ops.sqrt(sum(squares[1:], squares[0]))
+    norm = global_norm(ascent)
     factor = ops.cast(rho, norm.dtype) / (norm + EPSILON)
     # From a gradient that is not finite there is no way to go: stay, and let
     # it do what it does to one weight without taking the others along.
@@ -77,7 +75,7 @@ def sam_perturbation(
     return [
         None
         if a is None
-        else ops.cast(ops.where(finite, _scaled(a * factor, t), 0.0), w.dtype)
+        else as_dtype(ops.where(finite, _scaled(a * factor, t), 0.0), w.dtype)
         for a, w, t in zip(ascent, weights, scales)
     ]
 

@@ -8,19 +8,14 @@ what the inner optimizer applies at w.
 from collections.abc import Callable
 
 import keras
-from keras import ops
 
-from keras_dlkit import _checks
 from keras_dlkit._export import export
-from keras_dlkit.ops.sam import sam_perturbation
+from keras_dlkit.optimizers.neighbourhood import Neighbourhood
 from keras_dlkit.optimizers.two_gradient import TwoGradient
-
-# Weights that shift an activation have no scale to be relative to.
-SHIFTS = ("bias", "beta")
 
 
 @export
-class SAM(TwoGradient):
+class SAM(Neighbourhood, TwoGradient):
     r"""Sharpness-aware minimisation around any optimizer.
 
     On each batch, with gradient \(g\) at the weights \(w\),
@@ -117,51 +112,15 @@ class SAM(TwoGradient):
     ):
         super().__init__(
             inner_optimizer,
+            rho,
+            adaptive=adaptive,
+            eta=eta,
             variables=variables,
             every_steps=every_steps,
             start_step=start_step,
             micro_batches=micro_batches,
             name=name,
         )
-        if not isinstance(rho, keras.optimizers.schedules.LearningRateSchedule):
-            rho = _checks.check_number("rho", rho, at_least=0)
-        self.rho = rho
-        self.adaptive = _checks.check_one_of(
-            "adaptive", adaptive, (None, "weights", "all")
-        )
-        self.eta = _checks.check_number("eta", eta, at_least=0)
-
-    @property
-    def never_ascends(self):
-        return self.rho == 0
 
     def direction(self, gradients, weights, variables):
-        rho = self.rho
-        if callable(rho):
-            rho = rho(ops.convert_to_tensor(self.iterations))
-        return sam_perturbation(
-            gradients, weights, rho, scales=self._scales(weights, variables)
-        )
-
-    def _scales(self, weights, variables):
-        if self.adaptive is None:
-            return None
-        if self.adaptive == "all":
-            return [ops.abs(w) for w in weights]
-        return [
-            None
-            if v.name.rsplit("_", 1)[-1] in SHIFTS
-            else ops.abs(w) + self.eta
-            for w, v in zip(weights, variables)
-        ]
-
-    def get_config(self):
-        rho = self.rho
-        if callable(rho):
-            rho = keras.saving.serialize_keras_object(rho)
-        return {
-            **super().get_config(),
-            "rho": rho,
-            "adaptive": self.adaptive,
-            "eta": self.eta,
-        }
+        return self.to_border(gradients, weights, variables)

@@ -1,23 +1,25 @@
 """The family of optimizers that take a second gradient of the same batch."""
 
-import contextlib
-import re
 from collections.abc import Callable
 
 import keras
 
 from keras_dlkit import _checks
-from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
-from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
+from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 
 
-class TwoGradient(WrapperOptimizer):
+class TwoGradient(AttachedOptimizer):
     """Base class: a gradient at the weights, then one at a moved point.
 
     A method of the family is a `direction`, the way from the weights to the
     point of the second gradient, and a `combine` of the two gradients, which
-    the inner optimizer gets. The train step of `keras_dlkit.attach` asks for
-    both; a plain `fit` has no second gradient, and is refused.
+    the inner optimizer gets. Gradients are lists with an entry a trainable
+    weight, `None` where there is none; they are not scaled and, but for
+    micro-batches, those of the whole batch. One that does more than the inner
+    optimizer on the steps between says so in `coast`; one with a state of its
+    own says with `remember` what it keeps of a step, and writes it in `learn`.
+    The train step of `keras_dlkit.attach` asks for all of them; a plain `fit`
+    has no second gradient, and is refused.
 
     Args:
         inner_optimizer: `keras.optimizers.Optimizer`, or the name of one.
@@ -37,7 +39,7 @@ class TwoGradient(WrapperOptimizer):
             row, which counts in batch statistics but not in the gradient.
         name: String. The name of the optimizer.
 
-    State: none; the inner optimizer's.
+    State: none; the inner optimizer's, and what a subclass adds in `build`.
     Runs: in the train step of `keras_dlkit.attach`, twice a step.
     Cost: a second forward and backward pass on the steps that take it.
 
@@ -67,26 +69,18 @@ class TwoGradient(WrapperOptimizer):
         micro_batches: int = 1,
         name: str | None = None,
     ):
-        super().__init__(inner_optimizer, name=name)
-        if find_wrapper(self.inner_optimizer, TwoGradient) is not None:
-            raise ValueError(
-                f"{type(self).__name__} takes the second gradient of a step, "
-                "and there is one. Received: an `inner_optimizer` with "
-                f"{type(find_wrapper(self.inner_optimizer, TwoGradient))} in "
-                "it. Wrap another optimizer."
-            )
-        self._selection = variables
-        self._selects = _predicate(variables)
+        super().__init__(
+            inner_optimizer,
+            variables=variables,
+            start_step=start_step,
+            name=name,
+        )
         self.every_steps = _checks.check_count(
             "every_steps", every_steps, at_least=1
-        )
-        self.start_step = _checks.check_count(
-            "start_step", start_step, at_least=0
         )
         self.micro_batches = _checks.check_count(
             "micro_batches", micro_batches, at_least=1
         )
-        self._open = 0
 
     # What a method is.
 
@@ -95,7 +89,7 @@ class TwoGradient(WrapperOptimizer):
 
         Args:
             gradients: List of tensors, or `None` where there is none or the
-                weight is not to be moved. Unscaled.
+                weight is not to be moved.
             weights: List of tensors of the same shapes, the values.
             variables: List of the `keras.Variable`s, for names and paths.
 
@@ -107,20 +101,24 @@ class TwoGradient(WrapperOptimizer):
         )
 
     def combine(self, clean, ascent):
-        """The gradients to apply, from those at the two points. Unscaled."""
+        """The gradients to apply, from those at the two points."""
         del clean
         return ascent
+
+    @property
+    def is_linear(self):
+        """Whether it passes on sums of gradients as the sums they are."""
+        return all(
+            getattr(type(self), name) is getattr(TwoGradient, name)
+            for name in ("combine", "coast", "remember")
+        )
 
     # When it runs.
 
     @property
-    def never_ascends(self):
-        """True where the second gradient cannot change anything."""
-        return False
-
-    @property
-    def always_ascends(self):
-        return self.every_steps == 1 and self.start_step == 0
+    def takes_second(self):
+        always = self.every_steps == 1 and self.start_step == 0
+        return True if always else None
 
     def ascends(self, updates):
         """Whether the step after so many updates takes the second gradient.
@@ -131,69 +129,14 @@ class TwoGradient(WrapperOptimizer):
         update = updates + 1
         return (update > self.start_step) & (update % self.every_steps == 0)
 
-    # What the train step calls.
-
     def perturbations(self, gradients, weights, variables):
         """`direction`, with the weights that are not selected left out."""
-        gradients = [
-            g if self._selects(v) else None
-            for g, v in zip(gradients, variables)
-        ]
+        gradients = self.selected(gradients, variables)
         return self.direction(gradients, weights, variables)
-
-    @contextlib.contextmanager
-    def attached(self):
-        """Open while a train step that took both gradients applies them."""
-        # A counter: MirroredStrategy runs its replicas in interleaved threads.
-        self._open += 1
-        try:
-            yield
-        finally:
-            self._open -= 1
-
-    def transform(self, gradients):
-        if not self._open:
-            name = type(self).__name__
-            raise RuntimeError(
-                f"{name} needs a second gradient of each batch, which a plain "
-                "Keras `fit` does not take. Attach the model to train it:\n"
-                "    model = keras_dlkit.attach(model)\n"
-                f"    model.compile(optimizer={name}(...), ...)\n"
-                "    model.fit(...)\n"
-                "In a loop of your own, use `keras_dlkit.ops`."
-            )
-        return gradients
-
-    def build(self, variables):
-        chosen = any(self._selects(v) for v in variables)
-        if self._selection is not None and not chosen:
-            raise ValueError(
-                "`variables` must match at least one trainable weight. "
-                f"Received: variables={self._selection!r}, which matches none "
-                f"of {[v.path for v in variables]}"
-            )
-        super().build(variables)
 
     def get_config(self):
         return {
             **super().get_config(),
-            "variables": self._selection,
             "every_steps": self.every_steps,
-            "start_step": self.start_step,
             "micro_batches": self.micro_batches,
         }
-
-
-def _predicate(selection):
-    if selection is None:
-        return lambda variable: True
-    if callable(selection):
-        return selection
-    try:
-        pattern = re.compile(selection)
-    except (re.error, TypeError) as error:
-        raise ValueError(
-            "`variables` must be None, a regular expression or a function of "
-            f"a variable. Received: variables={selection!r}"
-        ) from error
-    return lambda variable: pattern.search(variable.path) is not None

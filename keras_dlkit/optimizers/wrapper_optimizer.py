@@ -132,6 +132,43 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     def variables(self):
         return self.own_variables + self.inner_optimizer.variables
 
+    def add_slots(self, variables, name):
+        """Makes an optimizer variable of zeros for each weight, for `slots`.
+
+        Args:
+            variables: List of `keras.Variable`s; `None` entries get none.
+            name: String. What it is, as part of its name.
+        """
+        layout = None
+        distribution = keras.distribution.distribution()
+        self._slots = {}
+        for v in variables:
+            if v is None:
+                continue
+            if distribution is not None:
+                layout = distribution.get_variable_layout(v)
+            self._slots[id(v)] = self.add_variable(
+                shape=v.shape,
+                dtype=v.dtype,
+                aggregation="only_first_replica",
+                layout=layout,
+                name=f"{v.path.replace('/', '_')}_{name}",
+            )
+
+    def slots(self, tensors, variables):
+        """The slots of the weights, `None` where `tensors` has `None`."""
+        return [
+            None if t is None else self._slots[id(v)]
+            for t, v in zip(tensors, variables)
+        ]
+
+    def slot_values(self, tensors, variables):
+        """`slots`, as tensors."""
+        return [
+            None if slot is None else ops.convert_to_tensor(slot)
+            for slot in self.slots(tensors, variables)
+        ]
+
     def build(self, variables):
         if not self.inner_optimizer.built:
             self.inner_optimizer.build(variables)

@@ -80,7 +80,20 @@ def perturbation(g, w, rho, adaptive=None, eta=0.01, selected=NAMES):
     ]
 
 
-class SGD:
+class Momentum:
+    """What MomentumSAM reads: the momentum, in the sense of the gradient."""
+
+    sign, slot = 1, "m"
+
+    def momentum_of(self, w):
+        value = getattr(self, self.slot, None)
+        zeros = [np.zeros_like(v) for v in w]
+        return zeros if value is None else [self.sign * v for v in value]
+
+
+class SGD(Momentum):
+    sign, slot = -1, "velocity"
+
     def __init__(self, learning_rate, momentum=0.0):
         self.learning_rate, self.momentum = learning_rate, momentum
         self.velocity = None
@@ -95,7 +108,7 @@ class SGD:
         return [a + v for a, v in zip(w, self.velocity)]
 
 
-class Adam:
+class Adam(Momentum):
     def __init__(self, learning_rate, weight_decay=0.0):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.count = 0
@@ -116,34 +129,129 @@ class Adam:
         ]
 
 
+def dot(a, b):
+    return sum((x * y).sum() for x, y in zip(a, b))
+
+
+def without(a, b):
+    """a less its projection on b."""
+    return [x - dot(a, b) / dot(b, b) * y for x, y in zip(a, b)]
+
+
+class Sam:
+    """The rules of a method: where to go, what to apply, what to keep."""
+
+    def is_due(self, step, every_steps, start_step):
+        return step > start_step and step % every_steps == 0
+
+    def seek(self, g):
+        return g
+
+    def both(self, g, s):
+        return s
+
+    def one(self, g):
+        return g
+
+    def keep(self, g, v):
+        """After a step: its gradient, and its s without g, or None."""
+
+
+class Gsam(Sam):
+    def __init__(self, alpha, minimize_fp=True):
+        self.alpha, self.minimize_fp = alpha, minimize_fp
+
+    def both(self, g, s):
+        if self.minimize_fp:
+            return [a - self.alpha * b for a, b in zip(s, without(g, s))]
+        return [a + self.alpha * b for a, b in zip(g, without(s, g))]
+
+
+class Friendly(Sam):
+    def __init__(self, sigma, decay):
+        self.sigma, self.decay, self.average = sigma, decay, None
+
+    def seek(self, g):
+        if self.average is None:
+            return g
+        return [a - self.sigma * m for a, m in zip(g, self.average)]
+
+    def keep(self, g, v):
+        old = g if self.average is None else self.average
+        self.average = [
+            self.decay * m + (1 - self.decay) * a for m, a in zip(old, g)
+        ]
+
+
+class Look(Sam):
+    def __init__(self, alpha):
+        self.alpha, self.v = alpha, None
+
+    def is_due(self, step, every_steps, start_step):
+        return step > start_step and (step - start_step - 1) % every_steps == 0
+
+    def one(self, g):
+        if self.v is None:
+            return g
+        factor = self.alpha * np.sqrt(dot(g, g) / dot(self.v, self.v))
+        return [a + factor * b for a, b in zip(g, self.v)]
+
+    def keep(self, g, v):
+        self.v = self.v if v is None else v
+
+
+def mean(parts, shares):
+    return [sum(s * t for s, t in zip(shares, ts)) for ts in zip(*parts)]
+
+
 def train(
     w,
     batches,
     optimizer,
     rho,
     *,
+    method=None,
     every_steps=1,
     start_step=0,
     micro_batches=1,
     **kwargs,
 ):
-    """Runs SAM over the batches. Returns weights, the net, clean losses."""
-    net, losses = Net(), []
+    """Runs a method over the batches. Returns weights, the net, losses."""
+    net, losses, method = Net(), [], method or Sam()
     for step, batch in enumerate(batches, start=1):
         rows = len(batch[0])
         radius = rho(step - 1) if callable(rho) else rho
-        total, loss = [np.zeros_like(v) for v in w], 0.0
+        shares, loss, clean, applied, kept = [], 0.0, [], [], []
         for i in range(micro_batches):
             start, end = (k * rows // micro_batches for k in (i, i + 1))
             part = [t[start:end] for t in batch]
-            share = (end - start) / rows
-            loss += share * net.loss(w, *part)
+            shares.append((end - start) / rows)
+            loss += shares[-1] * net.loss(w, *part)
             g = net.gradient(w, *part)
-            if step > start_step and step % every_steps == 0:
-                e = perturbation(g, w, radius, **kwargs)
-                g = net.gradient([a + b for a, b in zip(w, e)], *part)
+            clean.append(g)
+            if method.is_due(step, every_steps, start_step):
+                e = perturbation(method.seek(g), w, radius, **kwargs)
+                s = net.gradient([a + b for a, b in zip(w, e)], *part)
+                applied.append(method.both(g, s))
+                kept.append(without(s, g))
+            else:
+                applied.append(method.one(g))
             net.update(w, part[0])
-            total = [t + share * v for t, v in zip(total, g)]
+        method.keep(mean(clean, shares), mean(kept, shares) if kept else None)
         losses.append(loss)
-        w = optimizer.apply(w, total)
+        w = optimizer.apply(w, mean(applied, shares))
+    return w, net, losses
+
+
+def train_momentum_sam(w, batches, optimizer, rho, start_step=0, **kwargs):
+    """One gradient a step, at the point that the momentum leads to."""
+    net, losses = Net(), []
+    for step, batch in enumerate(batches, start=1):
+        v = optimizer.momentum_of(w)
+        e = perturbation(v, w, -rho if step > start_step else 0.0, **kwargs)
+        point = [a + b for a, b in zip(w, e)]
+        losses.append(net.loss(point, *batch))
+        g = net.gradient(point, *batch)
+        net.update(point, batch[0])
+        w = optimizer.apply(w, g)
     return w, net, losses

@@ -1,92 +1,20 @@
 """SAM against float64 NumPy, and all that its arguments promise."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 
 import keras_dlkit as dlkit
 from tests.optimizers import reference
+from tests.optimizers.comparison import compare
+from tests.optimizers.comparison import distance
+from tests.optimizers.comparison import fit
+from tests.optimizers.comparison import make_batches
+from tests.optimizers.comparison import make_net
+from tests.optimizers.comparison import numpy_run
 
-STEPS, ROWS = 6, 7
-
-
-@keras.saving.register_keras_serializable("tests")
-class CountedDropout(keras.layers.Layer):
-    """Dropout whose mask follows a counter of training calls."""
-
-    def build(self, shape):
-        self.counter = self.add_weight(
-            shape=(), dtype="int32", initializer="zeros", trainable=False
-        )
-
-    def call(self, x, training=False):
-        if not training:
-            return x
-        keep = (keras.ops.arange(4) + self.counter) % 3 != 0
-        self.counter.assign(self.counter + 1)
-        x = x * keras.ops.cast(keep, x.dtype) * 1.5
-        self.add_loss(reference.ACTIVITY * keras.ops.mean(x**2))
-        return x
-
-
-def make_net(weights):
-    net = keras.Sequential(
-        [
-            keras.Input((3,)),
-            keras.layers.Dense(
-                4,
-                use_bias=False,  # batch-norm makes its gradient pure noise
-                kernel_regularizer=keras.regularizers.L2(reference.L2),
-            ),
-            keras.layers.BatchNormalization(
-                momentum=reference.DECAY, epsilon=reference.BN_EPSILON
-            ),
-            keras.layers.Activation("tanh"),
-            CountedDropout(),
-            keras.layers.Dense(2),
-        ]
-    )
-    for variable, value in zip(net.trainable_variables, weights):
-        variable.assign(value)
-    return net
-
-
-def make_batches(rng, weighted=False):
-    batches = []
-    for _ in range(STEPS):
-        batch = [rng.normal(size=(ROWS, 3)), rng.normal(size=(ROWS, 2))]
-        if weighted:
-            batch.append(rng.uniform(0.5, 2, size=ROWS))
-        batches.append(batch)
-    return batches
-
-
-def fit(model, batches):
-    data = [np.concatenate(t).astype("float32") for t in zip(*batches)]
-    data += [None] * (3 - len(data))
-    x, y, sample_weight = data
-    return model.fit(
-        x,
-        y,
-        sample_weight=sample_weight,
-        batch_size=ROWS,
-        shuffle=False,
-        verbose=0,
-    )
-
-
-INNER = {
-    "sgd": (lambda: keras.optimizers.SGD(0.1), lambda: reference.SGD(0.1)),
-    "momentum": (
-        lambda: keras.optimizers.SGD(0.125, momentum=0.75),
-        lambda: reference.SGD(0.125, 0.75),
-    ),
-    "adam": (lambda: keras.optimizers.Adam(0.02), lambda: reference.Adam(0.02)),
-    "adamw": (
-        lambda: keras.optimizers.AdamW(0.02, weight_decay=0.1),
-        lambda: reference.Adam(0.02, 0.1),
-    ),
-}
 SETTINGS = {
     "plain": {},
     "asam": {"rho": 0.5, "adaptive": "weights", "eta": 0.1},
@@ -99,47 +27,25 @@ SETTINGS = {
 }
 
 
-def check(setting, inner, weighted=False, jit_compile="auto"):
-    rng = np.random.default_rng(0)
-    weights, batches = (
-        reference.initial_weights(rng),
-        make_batches(rng, weighted),
-    )
+def check(setting, inner="momentum", weighted=False):
     arguments = {"rho": 0.2, **setting}
-    keras_inner, numpy_inner = INNER[inner]
-    model = dlkit.attach(make_net(weights))
-    model.compile(
-        dlkit.optimizers.SAM(keras_inner(), **arguments),
-        loss="mse",
-        jit_compile=jit_compile,
-    )
-    history = fit(model, batches)
-    if "variables" in arguments:
-        del arguments["variables"]
-        arguments["selected"] = ["gamma", "beta"]
-    expected, net, losses = reference.train(
-        weights, batches, numpy_inner(), **arguments
-    )
-    for variable, value in zip(model.trainable_variables, expected):
-        np.testing.assert_allclose(
-            keras.ops.convert_to_numpy(variable), value, atol=2e-5
-        )
-    norm = model.layers[1]
-    np.testing.assert_allclose(norm.moving_mean.numpy(), net.mean, atol=1e-5)
-    np.testing.assert_allclose(
-        norm.moving_variance.numpy(), net.variance, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        history.history["loss"][0], np.mean(losses), rtol=1e-5
+    numpy_arguments = dict(arguments)
+    if numpy_arguments.pop("variables", None):
+        numpy_arguments["selected"] = ["gamma", "beta"]
+    _, expected = compare(
+        lambda optimizer: dlkit.optimizers.SAM(optimizer, **arguments),
+        functools.partial(reference.train, **numpy_arguments),
+        inner,
+        weighted,
     )
     # Far enough from what one gradient gives for the comparison to mean it.
-    plain, *_ = reference.train(weights, batches, INNER[inner][1](), rho=0.0)
-    assert max(abs(a - b).max() for a, b in zip(plain, expected)) > 1e-3
+    plain = numpy_run(inner, weighted, rho=0.0)
+    assert distance(plain, expected) > 1e-3
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_match_float64(setting):
-    check(SETTINGS[setting], "momentum")
+    check(SETTINGS[setting])
 
 
 @pytest.mark.parametrize("inner", ["sgd", "adam", "adamw"])
@@ -148,7 +54,7 @@ def test_inner_optimizers_match_float64(inner):
 
 
 def test_sample_weights_and_uneven_micro_batches_match_float64():
-    check({"micro_batches": 4}, "momentum", weighted=True)
+    check({"micro_batches": 4}, weighted=True)
 
 
 def test_rho_schedule_counts_updates():

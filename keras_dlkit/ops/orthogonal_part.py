@@ -1,0 +1,79 @@
+"""Gradients of all weights, taken as one vector."""
+
+from keras import ops
+
+from keras_dlkit.ops._dtypes import as_dtype
+from keras_dlkit.ops._dtypes import wide_dtype
+
+EPSILON = 1e-12
+
+
+def orthogonal_part(vectors: list, along: list) -> list:
+    r"""What of `vectors` is orthogonal to `along`, all arrays being one vector.
+
+    $$v - \frac{\langle v, a \rangle}{\lVert a \rVert^2} \, a$$
+
+    With \(g\) the gradient at the weights and \(s\) that at the point of
+    SAM, this is the piece that GSAM (\(g\) along \(s\)) and LookSAM (\(s\)
+    along \(g\)) are made of.
+
+    Args:
+        vectors: List of float tensors of any shapes; `None` entries stay.
+        along: List of float tensors of the same shapes, `None` where `vectors`
+            has `None`.
+
+    Returns:
+        List of tensors with the shapes and dtypes of `vectors`. Inner products
+        are summed in float32 (float64 for float64 tensors). Along zeros, and
+        where the products are not finite, nothing is taken away.
+
+    Example:
+
+    ```python
+    from keras import ops
+    import keras_dlkit as dlkit
+
+    (v,) = dlkit.ops.orthogonal_part(
+        [ops.array([1.0, 1.0])], [ops.array([2.0, 0.0])]
+    )
+    # v is [0, 1]
+    ```
+
+    References:
+        - [Zhuang et al., 2022](https://arxiv.org/abs/2203.08065) (GSAM)
+        - [Liu et al., 2022](https://arxiv.org/abs/2203.02714) (LookSAM)
+    """
+    if len(vectors) != len(along):
+        raise ValueError(
+            "`vectors` and `along` must be lists of the same length. "
+            f"Received: {len(vectors)} and {len(along)} entries"
+        )
+    square = inner_product(along, along)
+    share = inner_product(vectors, along) / ops.where(square > 0, square, 1.0)
+    share = ops.where(ops.isfinite(share), share, 0.0)
+    return add_scaled(vectors, along, -share)
+
+
+def inner_product(xs, ys):
+    """Sum of the products of all entries, in float32 or wider."""
+    products = []
+    for x, y in zip(xs, ys):
+        if x is not None:
+            wide = wide_dtype(x, y)
+            products.append(ops.sum(as_dtype(x, wide) * as_dtype(y, wide)))
+    return sum(products[1:], products[0]) if products else ops.zeros(())
+
+
+def global_norm(xs):
+    """The Euclidean norm of all entries, in float32 or wider."""
+    return ops.sqrt(inner_product(xs, xs))
+
+
+def add_scaled(xs, ys, factor):
+    """`x + factor * y`, entry by entry, in the dtype of `x`."""
+
+    def add(x, y):
+        own = isinstance(factor, float)
+        return x + (factor if own else as_dtype(factor, x.dtype)) * y
+
+    return [None if x is None else add(x, y) for x, y in zip(xs, ys)]

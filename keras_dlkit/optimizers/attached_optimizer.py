@@ -1,0 +1,174 @@
+"""The base of optimizers that only the train step of `attach` can serve."""
+
+import contextlib
+import re
+from collections.abc import Callable
+
+import keras
+
+from keras_dlkit import _checks
+from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
+from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
+
+
+class AttachedOptimizer(WrapperOptimizer):
+    """Base class: gradients that are taken at points beside the weights.
+
+    What the train step asks of it, in this order: `lookahead`, where to take
+    the first gradient; `takes_second`, whether to take another; `coast`, what
+    becomes of one alone; `remember`, what to keep of them. Then the gradients
+    are applied while `attached` is open. A plain `fit` does not ask, and is
+    refused.
+
+    Gradients are lists with an entry a trainable weight, `None` where there is
+    none; they are not scaled and, but for micro-batches, those of the whole
+    batch.
+
+    Args:
+        inner_optimizer: `keras.optimizers.Optimizer`, or the name of one.
+        variables: `None` (every trainable weight), a regular expression
+            searched in `variable.path`, or a function of a variable to bool.
+            Only these weights are moved, and only they count in the norm.
+        start_step: Integer, at least 0. Updates up to this one are plain.
+        name: String. The name of the optimizer.
+    """
+
+    micro_batches = 1
+    is_linear = True
+    # Whether all steps take a second gradient, or none; `None` where `ascends`
+    # has to be asked.
+    takes_second = False
+
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer | str,
+        *,
+        variables: str | Callable[[keras.Variable], bool] | None = None,
+        start_step: int = 0,
+        name: str | None = None,
+    ):
+        super().__init__(inner_optimizer, name=name)
+        other = find_wrapper(self.inner_optimizer, AttachedOptimizer)
+        if other is not None:
+            raise ValueError(
+                f"{type(self).__name__} decides where the gradients of a step "
+                "are taken, and only one optimizer can. Received: an "
+                f"`inner_optimizer` with {type(other)} in it. Wrap another "
+                "optimizer."
+            )
+        self._selection = variables
+        self._selects = _predicate(variables)
+        self.start_step = _checks.check_count(
+            "start_step", start_step, at_least=0
+        )
+        self._open = 0
+        self._handed = None
+
+    # What the train step calls.
+
+    @property
+    def is_plain(self):
+        """True where the steps are those of the inner optimizer."""
+        return False
+
+    def lookahead(self, weights, variables):
+        """What to add to the weights for the first gradient, or `None`."""
+        del weights, variables
+
+    def coast(self, clean, variables):
+        """The gradients to apply on a step without a second one."""
+        del variables
+        return clean
+
+    def remember(self, clean, ascent, variables):
+        """What `learn` gets of this step, once the update is made.
+
+        Of micro-batches it gets the mean.
+
+        Args:
+            clean: The gradients at the weights.
+            ascent: Those at the moved point; `None` on a step without.
+            variables: List of the `keras.Variable`s.
+
+        Returns:
+            List with an entry a weight, or an empty list.
+        """
+        del clean, ascent, variables
+        return []
+
+    @contextlib.contextmanager
+    def attached(self, memory=(), variables=()):
+        """Open while the train step applies the gradients.
+
+        Args:
+            memory: List of tensors that `learn` gets if the update is made,
+                with an entry a weight; or empty.
+            variables: List of the `keras.Variable`s of these weights.
+        """
+        # A counter, and one memory: MirroredStrategy runs its replicas in
+        # interleaved threads, whose memories are equal.
+        self._open += 1
+        if memory:
+            self._handed = lambda: self.learn(memory, variables)
+        try:
+            yield
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._handed = None
+
+    def learn(self, memory, variables):
+        """Writes the state of the method; a skipped update does not."""
+
+    def transform(self, gradients):
+        if not self._open:
+            name = type(self).__name__
+            raise RuntimeError(
+                f"{name} needs gradients at points that a plain Keras `fit` "
+                "does not visit. Attach the model to train it:\n"
+                "    model = keras_dlkit.attach(model)\n"
+                f"    model.compile(optimizer={name}(...), ...)\n"
+                "    model.fit(...)\n"
+                "In a loop of your own, use `keras_dlkit.ops`."
+            )
+        if self._handed:
+            self._handed()
+        return gradients
+
+    def selected(self, tensors, variables):
+        """The tensors of the selected variables, `None` for the others."""
+        return [
+            t if self._selects(v) else None for t, v in zip(tensors, variables)
+        ]
+
+    def build(self, variables):
+        chosen = any(self._selects(v) for v in variables)
+        if self._selection is not None and not chosen:
+            raise ValueError(
+                "`variables` must match at least one trainable weight. "
+                f"Received: variables={self._selection!r}, which matches none "
+                f"of {[v.path for v in variables]}"
+            )
+        super().build(variables)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "variables": self._selection,
+            "start_step": self.start_step,
+        }
+
+
+def _predicate(selection):
+    if selection is None:
+        return lambda variable: True
+    if callable(selection):
+        return selection
+    try:
+        pattern = re.compile(selection)
+    except (re.error, TypeError) as error:
+        raise ValueError(
+            "`variables` must be None, a regular expression or a function of "
+            f"a variable. Received: variables={selection!r}"
+        ) from error
+    return lambda variable: pattern.search(variable.path) is not None
