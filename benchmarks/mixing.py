@@ -1,20 +1,17 @@
-"""What MixUp costs: in the attached step, in `tf.data`, and on its own.
+"""What mixing costs: in the attached step, in `tf.data`, and on its own.
 
 KERAS_BACKEND=jax python benchmarks/mixing.py
-KERAS_BACKEND=jax python benchmarks/mixing.py --images 64 224 224 3
+KERAS_BACKEND=jax python benchmarks/mixing.py --only CutMix --images 64 64 64 3
 """
 
 import argparse
 import functools
-import re
 
 import keras
 import numpy as np
 from _timing import print_head
-from _timing import print_row
-from _timing import ratio_cells
 from _timing import steps_in_block
-from _timing import time_pairs
+from _timing import time_rows
 from _training import CLASSES
 from _training import compiled
 from _training import conv_net
@@ -26,6 +23,10 @@ from _training import training_steps
 from _training import wait_for_torch
 
 import keras_dlkit as dlkit
+from keras_dlkit.layers import CutMix
+from keras_dlkit.layers import CutOut
+from keras_dlkit.layers import MixUp
+from keras_dlkit.layers import RandomChoice
 
 BACKEND = keras.config.backend()
 ALPHA = 0.2
@@ -51,15 +52,44 @@ def parse_arguments():
         "--images",
         type=int,
         nargs=4,
-        default=(256, 64, 64, 3),
+        default=(256, 224, 224, 3),
         metavar=("ROWS", "HEIGHT", "WIDTH", "CHANNELS"),
         help="what the layer alone gets",
     )
     return parser.parse_args()
 
 
-def our_mix_up():
-    return dlkit.layers.MixUp(ALPHA, num_classes=CLASSES)
+# The parts, each made anew.
+OURS = {
+    "MixUp": lambda: MixUp(ALPHA, num_classes=CLASSES),
+    "CutMix": lambda: CutMix(num_classes=CLASSES),
+    "CutOut": lambda: CutOut(0.5),
+    "RandomChoice([MixUp, CutMix])": lambda: RandomChoice(
+        [OURS["MixUp"](), OURS["CutMix"]()]
+    ),
+}
+THEIRS = {
+    "keras.layers.MixUp": lambda: keras.layers.MixUp(ALPHA),
+    "keras.layers.CutMix": lambda: keras.layers.CutMix(1.0),
+    # A factor of 1 alone would erase in half of the images.
+    "keras.layers.RandomErasing": lambda: keras.layers.RandomErasing(
+        (1.0, 1.0), scale=(0.25, 0.25), fill_value=0.0
+    ),
+}
+RIVALS = dict(zip(("MixUp", "CutMix", "CutOut"), THEIRS))
+
+
+def as_theirs(layer):
+    """A layer of Keras as a function of a batch."""
+    if isinstance(layer, keras.layers.RandomErasing):
+        return lambda x, y: (layer(x), y)
+
+    def change(x, y):
+        # A new dict in each call: the layer writes into it.
+        mixed = layer({"images": x, "labels": y})
+        return mixed["images"], mixed["labels"]
+
+    return change
 
 
 # In training. Targets are one-hot already, on all sides alike.
@@ -69,12 +99,11 @@ def plain(width):
     return compiled(conv_net(width), one_hot=True)
 
 
-def attached(width):
-    model = dlkit.attach(conv_net(width), our_mix_up())
-    return compiled(model, one_hot=True)
+def attached(name, width):
+    return compiled(dlkit.attach(conv_net(width), OURS[name]()), one_hot=True)
 
 
-def pipeline(batches, change=None):
+def pipeline(change, batches):
     """An endless `tf.data` pipeline, which maps `change` over batches."""
     import tensorflow as tf
 
@@ -87,37 +116,38 @@ def pipeline(batches, change=None):
     return from_pipeline(dataset.prefetch(tf.data.AUTOTUNE))
 
 
-def keras_pipeline(batches):
-    layer = keras.layers.MixUp(ALPHA)
-
-    def change(x, y):
-        mixed = layer({"images": x, "labels": y})
-        return mixed["images"], mixed["labels"]
-
-    return pipeline(batches, change)
+def our_pipeline(name, batches):
+    part = OURS[name]()
+    return pipeline(lambda x, y: part((x, y)), batches)
 
 
-def our_pipeline(batches):
-    layer = our_mix_up()
-    return pipeline(batches, lambda x, y: layer((x, y)))
+def their_pipeline(name, batches):
+    return pipeline(as_theirs(THEIRS[name]()), batches)
 
 
 # A step is a model and where its batches come from.
 STEPS = {
     "plain": (plain, in_memory),
-    "MixUp, attached": (attached, in_memory),
-    "plain, tf.data": (plain, pipeline),
-    "keras.layers.MixUp, tf.data": (plain, keras_pipeline),
-    "MixUp, tf.data": (plain, our_pipeline),
+    "plain, tf.data": (plain, functools.partial(pipeline, None)),
 }
+for name in OURS:
+    STEPS[f"{name}, attached"] = functools.partial(attached, name), in_memory
+    source = functools.partial(our_pipeline, name)
+    STEPS[f"{name}, tf.data"] = plain, source
+for name in THEIRS:
+    source = functools.partial(their_pipeline, name)
+    STEPS[f"{name}, tf.data"] = plain, source
 
 # The rows: a step, what it is relative to, and the ratio not to be exceeded.
 ROWS = [
     ("MixUp, attached", "plain", 1.03),
-    ("keras.layers.MixUp, tf.data", "plain, tf.data", None),
+    ("CutMix, attached", "plain", None),
+    ("CutOut, attached", "plain", None),
+    ("RandomChoice([MixUp, CutMix]), attached", "plain", 1.05),
 ]
-if BACKEND == "tensorflow":  # elsewhere it does not run in a pipeline
-    ROWS.append(("MixUp, tf.data", "plain, tf.data", None))
+ROWS += [(f"{name}, tf.data", "plain, tf.data", None) for name in THEIRS]
+if BACKEND == "tensorflow":  # elsewhere ours do not run in a pipeline
+    ROWS += [(f"{name}, tf.data", "plain, tf.data", None) for name in OURS]
 
 
 def time_training(arguments):
@@ -142,61 +172,139 @@ def time_training(arguments):
         "pairs",
         "at most",
     )
-    for name, baseline, bar in ROWS:
-        if not re.search(arguments.only, f"{name} / {baseline}"):
-            continue
-        seconds = time_pairs(step(name), step(baseline), arguments.pairs, steps)
-        print_row(name, baseline, *ratio_cells(seconds), bar or "")
+    time_rows(ROWS, step, arguments.pairs, steps, arguments.only)
 
 
-# The layer alone.
+# The layer alone: functions that change one batch so many times.
 
 
-def layer_runs(layer, batch, rebuild):
-    """A function that mixes one batch in memory so many times.
-
-    Args:
-        layer: Layer that takes the structure that `rebuild` makes.
-        batch: Images and one-hot targets, tensors.
-        rebuild: Function of images and targets to the layer's argument; anew
-            for each call, for `keras.layers.MixUp` writes into its argument.
-    """
-    layer(rebuild(*batch))  # builds what it has to build
-
+def our_layer(name, batch):
+    """The part on a batch in memory, compiled where the backend compiles."""
+    part = OURS[name]()
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        mix = tf.function(lambda x, y: layer(rebuild(x, y)))
-    elif BACKEND == "jax":
-        mix = jitted(layer, rebuild)
-    else:
-
-        def mix(x, y):
-            return layer(rebuild(x, y))
-
-    def run(times):
-        for _ in range(times):
-            mixed = mix(*batch)
-        wait_for(mixed)
-
-    return run
+        change = tf.function(lambda x, y: part((x, y)), jit_compile=True)
+        return repeated(change, batch)
+    if BACKEND == "jax":
+        return repeated(jitted(part), batch)
+    return repeated(lambda x, y: part((x, y)), batch)
 
 
-def jitted(layer, rebuild):
+def jitted(part):
     import jax
 
     @jax.jit
     def stateless(variables, x, y):
-        return layer.stateless_call([], variables, rebuild(x, y))
+        return part.stateless_call([], variables, (x, y))
 
-    variables = [v.value for v in layer.non_trainable_variables]
+    variables = [v.value for v in part.non_trainable_variables]
 
-    def mix(x, y):
+    def change(x, y):
         nonlocal variables
-        mixed, variables = stateless(variables, x, y)
-        return mixed
+        changed, variables = stateless(variables, x, y)
+        return changed
 
-    return mix
+    return change
+
+
+def repeated(change, batch):
+    def run(times):
+        for _ in range(times):
+            changed = change(*batch)
+        wait_for(changed)
+
+    return run
+
+
+def in_tf_data(change, batch):
+    """The same in a pipeline, over a batch that lies in memory."""
+    import tensorflow as tf
+
+    batch = tuple(keras.ops.convert_to_numpy(part) for part in batch)
+    dataset = tf.data.Dataset.from_tensors(batch).repeat().map(change)
+
+    def run(times):
+        for changed in dataset.take(times):
+            changed[0][0, 0, 0].numpy()
+
+    return run
+
+
+def our_layer_in_tf_data(name, batch):
+    part = OURS[name]()
+    return in_tf_data(lambda x, y: part((x, y)), batch)
+
+
+def their_layer(name, batch):
+    return in_tf_data(as_theirs(THEIRS[name]()), batch)
+
+
+# What others do in PyTorch, by hand: one share, or box, a batch, and the
+# partner is the row before; `a sample` is the way of timm's mode "elem".
+
+
+def torch_mix_up(x, y):
+    lam = float(np.random.beta(ALPHA, ALPHA))
+    return tuple(t.roll(1, 0).mul_(1 - lam).add_(t.mul(lam)) for t in (x, y))
+
+
+def torch_box(sizes, lam):
+    box = []
+    for size in sizes:
+        half = int(0.5 * np.sqrt(1 - lam) * size)
+        center = np.random.randint(size)
+        box.append(slice(max(center - half, 0), min(center + half, size)))
+    return tuple(box)
+
+
+def torch_cut_mix(x, y):
+    box = torch_box(x.shape[1:3], np.random.beta(1.0, 1.0))
+    mixed = x.clone()
+    window = (slice(None), *box)
+    mixed[window] = x.roll(1, 0)[window]
+    height, width = (side.stop - side.start for side in box)
+    lam = 1 - height * width / (x.shape[1] * x.shape[2])
+    return mixed, y.roll(1, 0).mul_(1 - lam).add_(y.mul(lam))
+
+
+def torch_cut_mix_a_sample(x, y):
+    mixed, shares = x.clone(), y.new_empty(len(y), 1)
+    for row in range(len(x)):
+        box = torch_box(x.shape[1:3], np.random.beta(1.0, 1.0))
+        mixed[row][box] = x[-1 - row][box]
+        height, width = (side.stop - side.start for side in box)
+        shares[row] = 1 - height * width / (x.shape[1] * x.shape[2])
+    return mixed, y * shares + y.flip(0) * (1 - shares)
+
+
+BY_HAND = {
+    "MixUp, torchvision's formula": torch_mix_up,
+    "CutMix, torchvision's formula": torch_cut_mix,
+    "CutMix, timm's formula a sample": torch_cut_mix_a_sample,
+}
+
+# The rows: half the time of Keras' own is what is promised.
+LAYER_ROWS = [
+    (ours, f"{theirs}, tf.data", 0.5) for ours, theirs in RIVALS.items()
+]
+if BACKEND == "tensorflow":
+    LAYER_ROWS += [
+        (f"{ours}, tf.data", f"{theirs}, tf.data", 0.5)
+        for ours, theirs in RIVALS.items()
+    ]
+if BACKEND == "torch":
+    LAYER_ROWS += [(name.split(",")[0], name, None) for name in BY_HAND]
+
+
+def layer_run(name, batch):
+    layer, _, place = name.partition(", ")
+    if name in BY_HAND:
+        return repeated(BY_HAND[name], batch)
+    if layer in THEIRS:
+        return their_layer(layer, batch)
+    make = our_layer_in_tf_data if place else our_layer
+    return make(layer, batch)
 
 
 def wait_for(tensors):
@@ -218,19 +326,12 @@ def time_layers(arguments):
     batch = [
         keras.ops.convert_to_tensor(part, dtype="float32")
         for part in (
-            rng.uniform(size=arguments.images),
+            rng.uniform(size=arguments.images).astype("float32"),
             np.eye(CLASSES)[rng.integers(CLASSES, size=rows)],
         )
     ]
-    keras_run = layer_runs(
-        keras.layers.MixUp(ALPHA),
-        batch,
-        lambda x, y: {"images": x, "labels": y},
-    )
-    our_run = layer_runs(our_mix_up(), batch, lambda x, y: (x, y))
-    times = steps_in_block(keras_run)
-    seconds = time_pairs(our_run, keras_run, arguments.pairs, times)
-    ours, theirs = rows / np.median(seconds, axis=0)
+    side = functools.cache(lambda name: layer_run(name, batch))
+    times = steps_in_block(side("MixUp"))
     print(
         f"\nThe layer alone, images {tuple(arguments.images)}, "
         f"{times} calls in a block\n"
@@ -241,15 +342,21 @@ def time_layers(arguments):
         "time, ratio",
         "95% interval",
         "pairs",
+        "at most",
         "images a second",
         "of the other",
     )
-    print_row(
-        "MixUp",
-        "keras.layers.MixUp",
-        *ratio_cells(seconds),
-        f"{ours:,.0f}",
-        f"{theirs:,.0f}",
+
+    def images_a_second(sides, seconds):
+        return [f"{rows / s:,.0f}" for s in np.median(seconds, axis=0)]
+
+    time_rows(
+        LAYER_ROWS,
+        side,
+        arguments.pairs,
+        times,
+        arguments.only,
+        more=images_a_second,
     )
 
 

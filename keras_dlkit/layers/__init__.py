@@ -1,4 +1,9 @@
 """Layers: parts that change a batch, and parts that live in a network."""
 
 from keras_dlkit.layers.batch_part import BatchPart
+from keras_dlkit.layers.cut_mix import CutMix
+from keras_dlkit.layers.cut_out import CutOut
+from keras_dlkit.layers.manifold_mix_up import ManifoldMixUp
+from keras_dlkit.layers.mix_point import MixPoint
 from keras_dlkit.layers.mix_up import MixUp
+from keras_dlkit.layers.random_choice import RandomChoice

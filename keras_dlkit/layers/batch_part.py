@@ -20,7 +20,9 @@ class BatchPart(keras.layers.Layer):
 
     A subclass says what it draws at random (`draw`) and what it does with it
     (`apply`); and, if it needs targets of another form, how both training and
-    evaluation get them (`encode`).
+    evaluation get them (`encode`). For `RandomChoice`, `apply` must keep shapes
+    and dtypes: what has to change them goes into `prepare`. What metrics of
+    `fit` are measured on, if not the changed targets, says `metric_targets`.
 
     Args:
         active_epochs: `None` (always), or `(start, end)`: the half-open range
@@ -53,6 +55,11 @@ class BatchPart(keras.layers.Layer):
             return x + 0.1 * draw, y, sample_weight
     ```
     """
+
+    # Whether `metric_targets` gives other targets than `apply`.
+    dominant_metrics = False
+    # Names of the layers whose outputs `hidden_draws` are for.
+    mixes_at = ()
 
     def __init__(
         self,
@@ -88,6 +95,13 @@ class BatchPart(keras.layers.Layer):
         """
         del batch_size, seed
 
+    def prepare(self, x, y, sample_weight):
+        """`(x, y, sample_weight)` in the shapes and dtypes of `apply`.
+
+        In training only; preparing what is prepared must change nothing.
+        """
+        return x, y, sample_weight
+
     def apply(self, x, y, sample_weight, draw):
         """The changed `(x, y, sample_weight)`; `None` entries stay `None`."""
         raise NotImplementedError(f"{type(self).__name__} must have `apply`")
@@ -98,6 +112,19 @@ class BatchPart(keras.layers.Layer):
         Encoding what is encoded must change nothing.
         """
         return y
+
+    def metric_targets(self, x, y, sample_weight, draw):
+        """The targets of metrics in `fit`, by default those of the loss."""
+        batch = self.prepare(x, self.encode(y), sample_weight)
+        return self.apply(*batch, draw)[1]
+
+    def hidden_draws(self, draw):
+        """Shares and permutations `(lam, permutation)` for `mixes_at`."""
+        del draw
+        return []
+
+    def check_model(self, model):
+        """Raises, in `attach`, for a model that the part is not for."""
 
     def check_targets(self, y):
         """Raises for NumPy targets that `encode` cannot take."""
@@ -118,6 +145,7 @@ class BatchPart(keras.layers.Layer):
         batch_size = common_batch_size((x, y, sample_weight))
         y = self.encode(y)
         if training:
+            x, y, sample_weight = self.prepare(x, y, sample_weight)
             draw = self.draw(batch_size, self.seed_generator)
             x, y, sample_weight = self.apply(x, y, sample_weight, draw)
         return (x, y, sample_weight)[: len(data)]
@@ -127,6 +155,12 @@ class BatchPart(keras.layers.Layer):
             raise ValueError(
                 f"{type(self).__name__} takes a batch as `(x, y)` or "
                 f"`(x, y, sample_weight)`. Received: {_describe(data)}"
+            )
+        if self.mixes_at:
+            raise ValueError(
+                f"{type(self).__name__} mixes the output of a layer, which a "
+                "batch alone does not have. Use it in `keras_dlkit.attach`. "
+                f"Received: a batch, and at={list(self.mixes_at)}"
             )
         if all(isinstance(leaf, np.ndarray) for leaf in leaves(data)):
             self.check_targets(data[1])
@@ -141,6 +175,11 @@ class BatchPart(keras.layers.Layer):
         start, end = self.active_epochs
         epoch = ops.convert_to_tensor(self.epoch)
         return (epoch >= start) & (epoch < end)
+
+    @property
+    def follows_epochs(self):
+        """Whether `set_epoch` makes a difference."""
+        return self.epoch is not None
 
     def set_epoch(self, epoch):
         """Says which epoch it is, counted from 0; `fit` does it by itself."""

@@ -1,0 +1,87 @@
+"""Targets of mixing parts: encoded, checked and smoothed."""
+
+import numpy as np
+from keras import ops
+from keras import tree
+
+from keras_dlkit._tree import map_leaves
+from keras_dlkit._tree import map_with_path
+from keras_dlkit.layers._inputs import dtype_of
+from keras_dlkit.layers._inputs import named
+
+
+def option_of(name, option, y):
+    """A function of a path in `y`, to what `option` says of that output."""
+    if not tree.is_nested(option):
+        return lambda path: option
+    try:
+        # Lists and tuples, and the order of keys, need not agree.
+        tree.assert_same_paths(option, y)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must have the structure of the targets. "
+            f"Received: {name}={option}, targets "
+            f"{map_leaves(lambda t: t.shape, y)}"
+        ) from error
+    return dict(tree.flatten_with_path(option)).__getitem__
+
+
+def one_hot(y, classes):
+    """Classes as float32 rows; a row of NaN for one out of range."""
+    if len(y.shape) == 2 and y.shape[1] == 1:
+        y = ops.squeeze(y, axis=1)
+    y = ops.expand_dims(ops.cast(y, "int32"), -1)
+    rows = ops.cast(y == ops.arange(classes, dtype="int32"), "float32")
+    outside = ops.logical_or(y < 0, y >= classes)
+    return ops.where(outside, float("nan"), rows)
+
+
+def refuse_integers(y, path):
+    raise ValueError(
+        "Integer targets cannot be blended. Received: "
+        f"{named('target', path)} with dtype {dtype_of(y)} and shape "
+        f"{tuple(y.shape)}. For class labels pass `num_classes=...` and "
+        "use a categorical loss; for several labels a sample "
+        "`multi_label=True`; cast counts to float32."
+    )
+
+
+def check_range(y, classes, path):
+    """Raises for NumPy labels that are no class."""
+    if classes is None or not isinstance(y, np.ndarray) or not y.size:
+        return
+    if y.dtype.kind in "iu" and (y.min() < 0 or y.max() >= classes):
+        raise ValueError(
+            f"Labels must be in [0, num_classes={classes}). Received: "
+            f"{named('target', path)} with labels from {y.min()} to {y.max()}"
+        )
+
+
+def smooth(y, strength, classes, multi_label, path):
+    """Moves targets toward the mean: of the classes, or of 0 and 1."""
+    if multi_label:
+        mean = 0.5
+    elif classes is None:
+        return y
+    elif y.shape[-1] != classes:
+        raise ValueError(
+            "Only one-hot targets can be smoothed. Received: "
+            f"{named('target', path)} of shape {tuple(y.shape)} "
+            f"with num_classes={classes}. Give `num_classes` as a "
+            "structure, with None for outputs that are no classes."
+        )
+    else:
+        mean = 1.0 / classes
+    strength = ops.cast(strength, y.dtype)
+    return (1 - strength) * y + strength * mean
+
+
+def map_targets(function, y, num_classes, multi_label):
+    """`function(target, classes, multi_label, path)` over the outputs."""
+    if y is None:
+        return y
+    classes = option_of("num_classes", num_classes, y)
+    several = option_of("multi_label", multi_label, y)
+    return map_with_path(
+        lambda path, t: function(t, classes(path), several(path), path), y
+    )

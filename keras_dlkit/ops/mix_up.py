@@ -1,0 +1,57 @@
+"""MixUp as a pure function of tensors."""
+
+import math
+from typing import Any
+
+from keras import ops
+
+
+def mix_up(values: Any, permutation: Any, lam: Any) -> Any:
+    r"""Mixes every row of a batch with another: \(\lambda x_i + (1-\lambda)
+    x_{\pi(i)}\).
+
+    Args:
+        values: Float tensor of shape `(batch, ...)`.
+        permutation: Integer tensor of shape `(batch,)`, the partner of each
+            row.
+        lam: Scalar, or float tensor of shape `(batch,)`, in `[0, 1]`: the
+            share of the row itself. Where it is 1 the row comes back as it
+            was, bit for bit, if its difference to its partner is finite.
+
+    Returns:
+        Tensor with the shape and dtype of `values`.
+
+    Example:
+
+    ```python
+    from keras import ops
+    import keras_dlkit as dlkit
+
+    x = ops.array([[0.0], [10.0]])
+    dlkit.ops.mix_up(x, ops.array([1, 0]), 0.75)  # [[2.5], [7.5]]
+    ```
+
+    References:
+        - [Zhang et al., 2018](https://arxiv.org/abs/1710.09412)
+    """
+    values = ops.convert_to_tensor(values)
+    lam = ops.convert_to_tensor(lam, dtype="float32")
+    shape = ops.shape(values)
+    if all(isinstance(size, int) for size in shape[1:]):
+        # Rows as vectors: gathered and broadcast in the fastest way.
+        values = ops.reshape(values, (-1, math.prod(shape[1:])))
+    other = ops.cast(like_rows(1.0 - lam, values), values.dtype)
+    # Augmented assignments work in place where tensors can change: the sum of
+    # two products would fill memory three times over.
+    mixed = ops.take(values, permutation, axis=0)
+    mixed -= values
+    mixed *= other
+    mixed += values
+    return ops.reshape(mixed, shape)
+
+
+def like_rows(rows, values):
+    """Reshapes `(batch,)` to broadcast along the rows of `values`."""
+    if len(rows.shape) == 0:
+        return rows
+    return ops.reshape(rows, (-1,) + (1,) * (len(values.shape) - 1))

@@ -1,0 +1,200 @@
+"""What all mixing parts share: smoothing, several labels, dominant targets."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_dlkit as dlkit
+from keras_dlkit.layers import CutMix
+from keras_dlkit.layers import CutOut
+from keras_dlkit.layers import MixUp
+from keras_dlkit.layers import RandomChoice
+
+PARTS = [MixUp, CutMix]
+LAM = np.array([0.25, 1.0, 0.5, 0.0], "float32")
+PERMUTATION = np.array([2, 0, 3, 1])
+X = np.random.default_rng(0).uniform(size=(4, 6, 6, 1)).astype("float32")
+
+
+def to_numpy(tensor):
+    return ops.convert_to_numpy(tensor)
+
+
+@pytest.mark.parametrize("cls", PARTS)
+def test_smoothing_of_each_kind_of_targets(cls):
+    part = cls(
+        0.0,
+        num_classes=[4, 4, None, None],
+        multi_label=[False, False, True, True],
+        label_smoothing=0.2,
+    )
+    labels = np.array([0, 1, 2, 3])
+    several = np.array([[0, 1, 1], [0, 0, 0], [1, 1, 1], [1, 0, 0]])
+    y = [labels, np.eye(4, dtype="float32")[labels], several, several * 1.0]
+    smooth = part((X, y))[1]
+    for target in smooth[:2]:
+        np.testing.assert_allclose(target, 0.8 * np.eye(4) + 0.05, rtol=1e-6)
+    for target in smooth[2:]:
+        np.testing.assert_allclose(target, 0.8 * several + 0.1, rtol=1e-6)
+    plain = part((X, y), training=False)[1]
+    np.testing.assert_array_equal(plain[0], np.eye(4))
+    np.testing.assert_array_equal(plain[2], several)
+    assert plain[2].dtype == np.float32
+
+
+@pytest.mark.parametrize("cls", PARTS)
+def test_several_labels_are_blended(cls):
+    y = np.array([[0, 1], [1, 1], [0, 0], [1, 0]])
+    part = cls(1.0, multi_label=True, seed=0)
+    mixed = part((X, y))[1]
+    assert mixed.dtype == np.float32 and mixed.shape == y.shape
+    assert not part.encodes()  # a binary loss has no sparse form
+
+
+def test_smoothing_stops_with_the_epochs():
+    part = MixUp(0.0, num_classes=4, label_smoothing=0.2, active_epochs=(0, 1))
+    data = X, np.arange(4)
+    assert part(data)[1].max() < 0.9
+    part.set_epoch(1)
+    np.testing.assert_array_equal(part(data)[1], np.eye(4))
+
+
+def test_options_that_exclude_each_other():
+    for arguments in (
+        {"num_classes": 3, "multi_label": True},
+        {"num_classes": [3, None], "multi_label": [True, False]},
+        {"num_classes": 3, "multi_label": [True, False]},
+    ):
+        with pytest.raises(ValueError, match="either one class.*multi_label="):
+            MixUp(**arguments)
+    with pytest.raises(TypeError, match="multi_label=1"):
+        MixUp(multi_label=1)
+    with pytest.raises(ValueError, match="`multi_label` must have the struct"):
+        MixUp(multi_label=[True, False])((X, np.zeros((4, 2))))
+
+
+# Dominant targets.
+
+
+def seen(part, y, draw, x=X, w=None):
+    x, _, w = part.prepare(x, part.encode(y), w)
+    return to_numpy(part.metric_targets(x, y, w, draw))
+
+
+def test_the_dominant_row():
+    labels = np.array([0, 1, 2, 2])
+    part = MixUp(num_classes=3, dominant_metrics=True, label_smoothing=0.3)
+    expected = np.eye(3)[[labels[2], labels[1], labels[2], labels[1]]]
+    np.testing.assert_array_equal(
+        seen(part, labels, (LAM, PERMUTATION)), expected
+    )
+
+
+def test_the_dominant_row_of_a_box_is_by_its_pixels():
+    """At a corner a box that was to win is cut to a quarter, and loses."""
+    lam = np.full(4, 0.3, "float32")
+    for place, wins in ((0.0, False), (0.5, True)):
+        draw = lam, PERMUTATION, np.full((4, 3), place, "float32")
+        part = CutMix(dominant_metrics=True)
+        y = np.arange(4, dtype="float32")
+        expected = y[PERMUTATION] if wins else y
+        np.testing.assert_array_equal(seen(part, y, draw), expected)
+        mask = np.arange(4 * 36).reshape(4, 6, 6)
+        pasted = seen(part, mask, draw)
+        assert ((pasted == mask) | (pasted == mask[PERMUTATION])).all()
+        assert (pasted != mask).any() and (pasted != mask[PERMUTATION]).any()
+
+
+class Spy(keras.metrics.Metric):
+    """Keeps what it is measured on, in rows."""
+
+    def __init__(self, name="spy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.targets = self.add_variable((8, 3), "zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.targets.assign(y_true)
+
+    def result(self):
+        return ops.sum(self.targets)
+
+
+class SpyLoss(keras.losses.Loss):
+    """Linear in targets: the sum of `y * code`, whatever is predicted."""
+
+    def call(self, y_true, y_pred):
+        code = ops.convert_to_tensor([1.0, 10.0, 100.0])
+        return ops.sum(y_true * code, -1) + 0.0 * ops.sum(y_pred, -1)
+
+
+PIXELS = np.random.default_rng(1).uniform(size=(8, 4, 4, 1)).astype("float32")
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+CHAINS = {
+    "mix_up": lambda: [MixUp(1.0, num_classes=3, dominant_metrics=True)],
+    "chain": lambda: [
+        MixUp(1.0, num_classes=3, dominant_metrics=True),
+        CutOut(2),
+        CutMix(dominant_metrics=True),
+    ],
+    "choice": lambda: [
+        RandomChoice(
+            [
+                MixUp(1.0, num_classes=3, dominant_metrics=True),
+                CutMix(num_classes=3, dominant_metrics=True),
+            ]
+        ),
+    ],
+}
+
+
+def network():
+    return keras.Sequential(
+        [
+            keras.Input((4, 4, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, "softmax"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("sam", [False, True])
+@pytest.mark.parametrize("name", CHAINS)
+def test_metrics_see_the_dominant_targets_and_the_loss_the_blend(name, sam):
+    model = dlkit.attach(network(), *CHAINS[name]())
+    optimizer = keras.optimizers.SGD(0.1)
+    if sam:
+        optimizer = dlkit.optimizers.SAM(optimizer, rho=0.1)
+    spy = Spy()
+    model.compile(optimizer, SpyLoss(), metrics=[spy])
+    logs = model.fit(PIXELS, LABELS, batch_size=8, epochs=1, verbose=0).history
+    targets = to_numpy(spy.targets)
+    assert set(np.unique(targets)) == {0, 1}  # rows of one class
+    np.testing.assert_array_equal(targets.sum(1), 1)
+    # Blended: not a number that whole labels could give.
+    total = 8 * logs["loss"][0]
+    assert abs(total - np.rint(total)) > 1e-3
+    model.evaluate(PIXELS, LABELS, batch_size=8, verbose=0)
+    np.testing.assert_array_equal(to_numpy(spy.targets), np.eye(3)[LABELS])
+
+
+def test_without_it_metrics_see_the_blend():
+    model = dlkit.attach(network(), MixUp(1.0, num_classes=3))
+    spy = Spy()
+    model.compile("sgd", SpyLoss(), metrics=[spy])
+    model.fit(PIXELS, LABELS, batch_size=8, verbose=0)
+    assert len(np.unique(to_numpy(spy.targets))) > 2
+
+
+def test_dominance_in_a_chain_is_that_of_both_draws():
+    first = MixUp(1.0, dominant_metrics=True)
+    second = MixUp(1.0, dominant_metrics=True)
+    y = np.arange(4, dtype="float32")
+    mid = seen(first, y, (LAM, PERMUTATION))
+    last = seen(second, mid, (LAM[::-1].copy(), PERMUTATION))
+    expected = y[[2, 1, 2, 1]]
+    np.testing.assert_array_equal(mid, expected)
+    lam = LAM[::-1]
+    np.testing.assert_array_equal(
+        last, np.where(lam >= 0.5, expected, expected[PERMUTATION])
+    )
