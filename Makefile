@@ -11,7 +11,10 @@ PIP := $(BIN)/python -m pip install -q -c constraints.txt
 demo: .venv/demo-$(KERAS_BACKEND)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/quickstart.py $(DEMO)
 
-test: lint $(BACKENDS:%=test-%)
+# Installed one after the other, tested two at a time: a test process waits
+# for its compiler most of the time, which runs on one core.
+test: lint $(BACKENDS:%=.venv/test-%)
+	$(MAKE) -j2 $(BACKENDS:%=test-%)
 
 test-all:
 	$(MAKE) test PYTEST=

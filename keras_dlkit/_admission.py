@@ -8,7 +8,9 @@ from keras import tree
 from keras_dlkit import _keras
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
+from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
+from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 
 # A model with one of these of its own trains in a way that `attach` would
 # silently replace.
@@ -51,6 +53,11 @@ def own(model, names):
     ]
 
 
+def is_hub_task(model):
+    """Whether it is a task of KerasHub."""
+    return hasattr(model, "preprocess_samples")
+
+
 def check_model(model):
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -58,9 +65,8 @@ def check_model(model):
             f"Received: model={model!r} of type {type(model)}"
         )
     refused = own(model, REFUSED)
-    if hasattr(model, "preprocess_samples"):
-        # A KerasHub task: its `fit`, `predict`, ... preprocess and do nothing
-        # else.
+    if is_hub_task(model):
+        # Its `fit`, `predict`, ... preprocess and do nothing else.
         refused = [name for name in refused if name in REFUSED[:5]]
         if getattr(model, "preprocessor", None) is not None:
             warnings.warn(
@@ -93,7 +99,10 @@ def check_parts(parts, model):
             "metrics of its own. Weigh its losses there."
         )
     for part in parts:
-        if isinstance(part, (BatchPart, TaskWeighting)):
+        if isinstance(part, BatchPart):
+            part.check_model(model)
+            continue
+        if isinstance(part, TaskWeighting):
             continue
         if isinstance(part, WrapperOptimizer):
             name = type(part).__name__
@@ -128,6 +137,21 @@ def check_losses(parts, arguments, output_names):
                         "integer targets are encoded for it in `fit` and "
                         "`evaluate` alike."
                     )
+
+
+def check_optimizer(parts, optimizer):
+    """Raises for an optimizer that would tear pairs of rows apart."""
+    method = find_wrapper(optimizer, AttachedOptimizer)
+    if getattr(method, "micro_batches", 1) == 1:
+        return
+    for part in parts:
+        if isinstance(part, BatchPart) and part.mixes_at:
+            raise ValueError(
+                f"{type(part).__name__} mixes rows of the whole batch inside "
+                "of the network, which sees parts of it with `micro_batches`. "
+                f"Received: micro_batches={method.micro_batches}. Use 1, or "
+                "`MixUp`."
+            )
 
 
 def _is_sparse(value):

@@ -60,3 +60,11 @@ def adopt_variables(optimizer, variables):
     # Past `__setattr__`, which would make them variables of the optimizer.
     vars(optimizer)["_trainable_variables"] = list(variables)
     optimizer.built = True
+
+
+def all_layers(layer):
+    """The layer and all layers inside of it, at any depth, each once.
+
+    The public `Model.layers` has those of the first level.
+    """
+    return layer._flatten_layers()

@@ -8,13 +8,18 @@ import keras
 from keras import tree
 
 from keras_dlkit import _keras
+from keras_dlkit import _step_batch
 from keras_dlkit._admission import HONOURED
 from keras_dlkit._admission import check_losses
 from keras_dlkit._admission import check_model
+from keras_dlkit._admission import check_optimizer
 from keras_dlkit._admission import check_parts
 from keras_dlkit._admission import delegates
+from keras_dlkit._admission import is_hub_task
 from keras_dlkit._admission import own
+from keras_dlkit._epoch_counter import EpochCounter
 from keras_dlkit._export import export
+from keras_dlkit._hidden_mixing import HiddenMixing
 from keras_dlkit._random_state import RandomState
 from keras_dlkit._recorded_loss import given
 from keras_dlkit._recorded_loss import record
@@ -22,9 +27,10 @@ from keras_dlkit._recorded_loss import recorded
 from keras_dlkit._train_step import TrainStep
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
-from keras_dlkit.optimizers.two_gradient import TwoGradient
+from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
+from keras_dlkit.regularizers.regularize import strip_energies
 
 
 def attach(
@@ -98,6 +104,9 @@ def attach(
 def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
     """Gives the plain Keras model back: no wrapper, no parts of ours.
 
+    A `HypersphericalEnergy` is taken off its kernels; the other regularizers
+    stay.
+
     If the attached model was compiled, the plain one is compiled too, with
     the innermost optimizer, its state kept (a loss scaler is made anew by
     Keras), and the same loss and metrics: it goes on training without the
@@ -125,6 +134,7 @@ def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
     model = model_or_path
     if not isinstance(model, keras.Model):
         model = keras.saving.load_model(model)
+    strip_energies(model)
     if not isinstance(model, Attached):
         return model
     if model.compiled:
@@ -155,6 +165,8 @@ class Attached(TrainStep, keras.Model):
         )
         self.model = model
         self.parts = list(parts)
+        names = [n for part in self.batch_parts for n in part.mixes_at]
+        self._hidden_mixing = HiddenMixing(model, names) if names else None
         self.random_state = RandomState(self.seed_states, name="random_state")
         self.supports_masking = True
         self._delegates = delegates(model)
@@ -171,6 +183,8 @@ class Attached(TrainStep, keras.Model):
     def call(self, inputs, training=None, **kwargs):
         # The model finds `training` in the context of this call.
         del training
+        if isinstance(inputs, _step_batch.Inputs):
+            return self._hidden_mixing(inputs, **kwargs)
         return self.model(inputs, **kwargs)
 
     def compute_mask(self, inputs, previous_mask=None):
@@ -191,6 +205,7 @@ class Attached(TrainStep, keras.Model):
         arguments["optimizer"] = keras.optimizers.get(arguments["optimizer"])
         names = getattr(self.model, "output_names", None) or []
         check_losses(self.parts, arguments, names)
+        check_optimizer(self.parts, arguments["optimizer"])
         if find_wrapper(
             arguments["optimizer"], keras.optimizers.LossScaleOptimizer
         ):
@@ -226,9 +241,15 @@ class Attached(TrainStep, keras.Model):
         return keras.saving.serialize_keras_object(self.compile_arguments())
 
     def compile_from_config(self, config):
-        if own(self.model, ("compile_from_config",)):
+        names = ("compile_from_config",)
+        if not is_hub_task(self.model):
+            # Keras warns, and does not compile, where `compile` is the
+            # model's own and does not say how to repeat it.
+            names += ("compile",)
+        if own(self.model, names):
             self.model.compile_from_config(config)
-            self._take_over(self.model)
+            if self.model.compiled:
+                self._take_over(self.model)
         elif self._delegates or own(self.model, HONOURED):
             arguments = keras.saving.deserialize_keras_object(config)
             keras.Model.compile(self.model, **arguments)
@@ -246,9 +267,9 @@ class Attached(TrainStep, keras.Model):
     # Training.
 
     @property
-    def two_gradient(self):
-        """The optimizer that asks for a second gradient, or `None`."""
-        return find_wrapper(self.optimizer, TwoGradient)
+    def attached_optimizer(self):
+        """The optimizer that moves the point of a gradient, or `None`."""
+        return find_wrapper(self.optimizer, AttachedOptimizer)
 
     @property
     def loss_tracker(self):
@@ -256,11 +277,13 @@ class Attached(TrainStep, keras.Model):
 
     def change_batch(self, data, training):
         """Runs the batch parts over `(x, y, sample_weight)`, in their order."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = x, y, sample_weight
-        for part in self.batch_parts:
-            batch = part.call(batch, training=training)
-        return batch
+        x, y, sample_weight = _step_batch.change(
+            self.batch_parts, data, training
+        )
+        if isinstance(x, _step_batch.Inputs) and not self.built:
+            # A lazy model is built by its first pass: one without draws.
+            self(x.x, training=False)
+        return x, y, sample_weight
 
     @property
     def batch_parts(self):
@@ -281,7 +304,8 @@ class Attached(TrainStep, keras.Model):
     ):
         # Encoded in the step; here for when Keras builds losses and metrics
         # from the data as they came. Encoding twice changes nothing.
-        y = self._encode(y)
+        y = self._encode(_step_batch.loss_targets(y))
+        x = _step_batch.plain_inputs(x)
         if not self._delegates:
             return self._weighted_loss(x, y, y_pred, sample_weight, training)
         kwargs = {}
@@ -307,7 +331,8 @@ class Attached(TrainStep, keras.Model):
         return total - sum(notes.values()) + self.task_weighting.combine(notes)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        y = self._encode(y)
+        y = self._encode(_step_batch.metric_targets(y))
+        x = _step_batch.plain_inputs(x)
         if not self._delegates:
             return super().compute_metrics(x, y, y_pred, sample_weight)
         return self.model.compute_metrics(x, y, y_pred, sample_weight)
@@ -334,14 +359,14 @@ class Attached(TrainStep, keras.Model):
             self._check_targets(y)
         # Now, not in the first step: what is wrong is said before it.
         self._build_optimizer()
-        if any(part.epoch is not None for part in self.batch_parts):
+        if any(part.follows_epochs for part in self.batch_parts):
             callbacks = arguments["callbacks"]
             if isinstance(callbacks, keras.callbacks.CallbackList):
-                counter = _EpochCounter()
+                counter = EpochCounter()
                 counter.set_model(self)
                 callbacks.callbacks.append(counter)
             else:
-                callbacks = [*tree.flatten(callbacks or []), _EpochCounter()]
+                callbacks = [*tree.flatten(callbacks or []), EpochCounter()]
             arguments["callbacks"] = callbacks
         return super().fit(**arguments)
 
@@ -463,12 +488,6 @@ for _name in (
     "output_shape",
 ):
     setattr(Attached, _name, _answered_by_model(_name))
-
-
-class _EpochCounter(keras.callbacks.Callback):
-    def on_epoch_begin(self, epoch, logs=None):
-        for part in self.model.batch_parts:
-            part.set_epoch(epoch)
 
 
 def _plain_optimizer(model):

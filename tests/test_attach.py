@@ -214,6 +214,51 @@ def test_functional_use_of_an_attached_model():
     )
 
 
+class Watched(keras.layers.Layer):
+    """A layer with a metric of its own."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.inner = keras.layers.Dense(3)
+        self.size = keras.metrics.Mean(name=name)
+
+    def call(self, x):
+        y = self.inner(x)
+        self.size.update_state(ops.mean(ops.abs(y)))
+        return y
+
+
+def test_metrics_inside_of_the_network_are_those_of_keras():
+    if keras.config.backend() == "jax":
+        return  # `fit` of Keras itself fails where a `call` updates a metric
+    logs = []
+    for wrap in (lambda net: net, dlkit.attach):
+        keras.utils.set_random_seed(0)
+        layers = [keras.Input((4,)), Watched("inner")]
+        layers = [layers[0], keras.Sequential(layers), Watched("outer")]
+        model = wrap(keras.Sequential(layers))
+        model.compile("sgd", "mse")
+        history = model.fit(zoo.rows(), zoo.rows(3), verbose=0).history
+        evaluated = model.evaluate(
+            zoo.rows(), zoo.rows(3), verbose=0, return_dict=True
+        )
+        logs.append((history, evaluated))
+    assert logs[0] == logs[1]
+    assert "outer" in logs[0][0]
+
+
+def test_a_detached_model_has_no_energies():
+    energy = dlkit.regularizers.HypersphericalEnergy(0.5)
+    l2 = keras.regularizers.L2(0.25)
+    dense = keras.layers.Dense(3, kernel_regularizer=l2)
+    net = keras.Sequential([keras.Input((4,)), dense])
+    dlkit.regularizers.regularize(net, energy)
+    assert len(dense.kernel_regularizer.regularizers) == 2
+    plain = dlkit.detach(dlkit.attach(net))
+    assert plain.layers[0].kernel_regularizer is l2
+    assert dense.kernel.regularizer is l2
+
+
 # Saving.
 
 
@@ -242,6 +287,29 @@ def test_interrupted_and_resumed_is_unbroken(name, tmp_path):
         [ops.convert_to_numpy(v) for v in resumed.optimizer.variables],
         [ops.convert_to_numpy(v) for v in unbroken.optimizer.variables],
     )
+
+
+@keras.saving.register_keras_serializable("tests")
+class ForgetfulCompile(keras.Sequential):
+    """A `compile` of its own that does not say how to repeat it."""
+
+    def compile(self, strength=1.0, **kwargs):
+        super().compile(**kwargs)
+        self.strength = strength
+
+
+def test_a_compile_that_cannot_be_repeated_is_left_to_the_user(tmp_path):
+    """As Keras does: not compiled with half of the arguments."""
+    net = ForgetfulCompile([keras.Input((4,)), keras.layers.Dense(3)])
+    model = dlkit.attach(net)
+    model.compile(optimizer="sgd", loss="mse", strength=2.0)
+    model.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="`compile\\(\\)` method is custom"):
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert not loaded.model.compiled
+    loaded.compile(optimizer="sgd", loss="mse", strength=2.0)
+    assert loaded.model.strength == 2.0
+    loaded.fit(zoo.rows(), zoo.rows(3), verbose=0)
 
 
 def test_weight_files_are_those_of_the_network(tmp_path):

@@ -296,3 +296,44 @@ def test_options_out_of_range_are_refused(quickstart, capsys, option, message):
     with pytest.raises(SystemExit):
         quickstart.main([option])
     assert message in capsys.readouterr().err
+
+
+# mixing.py
+
+
+def test_mixing_writes_a_table_and_pictures(tmp_path, monkeypatch, capsys):
+    mixing = load("mixing")
+    colors = {name: mixing.COLORS[name] for name in ("plain", "CutMix")}
+    monkeypatch.setattr(mixing, "COLORS", colors)
+    mixing.main(
+        ["--seeds=1", "--epochs=1", "--train-size=64", f"--out={tmp_path}"]
+    )
+    results = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert results in capsys.readouterr().out
+    assert re.search(r"^\| CutMix \| \d", results, re.M)
+    for name in ("accuracies", "mixed"):
+        picture = imread(tmp_path / f"{name}.png")
+        assert min(picture.shape[:2]) > 400
+        assert picture[..., :3].std() > 0.01
+
+
+# sharpness_aware.py
+
+
+def test_sharpness_aware_writes_a_table_and_a_picture(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(EXAMPLES)  # it takes the data of quickstart.py
+    script = load("sharpness_aware")
+    methods = {name: script.METHODS[name] for name in ("plain", "MomentumSAM")}
+    monkeypatch.setattr(script, "METHODS", methods)
+    monkeypatch.setattr(script, "STEPS_AWAY", np.array([-0.5, 0.0, 0.5]))
+    script.main(
+        ["--seeds=2", "--epochs=1", "--train-size=64", f"--out={tmp_path}"]
+    )
+    results = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert results in capsys.readouterr().out
+    assert re.search(r"^\| MomentumSAM +\| 1 +\| \d", results, re.M)
+    picture = imread(tmp_path / "sharpness_aware.png")
+    assert min(picture.shape[:2]) > 400
+    assert picture[..., :3].std() > 0.01

@@ -1,4 +1,4 @@
-"""Every Python example in a docstring and in the README runs."""
+"""Every Python example in a docstring, the README and the docs runs."""
 
 import importlib
 import inspect
@@ -6,6 +6,7 @@ import pathlib
 import pkgutil
 import re
 
+import keras
 import pytest
 
 import keras_dlkit
@@ -28,14 +29,24 @@ def docstrings():
             yield f"{module.__name__}.{name}", inspect.getdoc(value)
 
 
+def runs_here(block):
+    """A loop of one backend says so in its first line."""
+    backend = re.match("# On (.*)$", block, re.MULTILINE)
+    return backend is None or backend[1] == keras.config.backend()
+
+
 DOCSTRINGS = dict(docstrings())
 EXAMPLES = {
     f"{name}-{index}": block
     for name, text in {
         **DOCSTRINGS,
-        "README": (ROOT / "README.md").read_text(),
+        **{
+            str(path.relative_to(ROOT)): path.read_text()
+            for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        },
     }.items()
     for index, block in enumerate(BLOCK.findall(text))
+    if runs_here(block)
 }
 
 

@@ -15,7 +15,20 @@ def test_public_names_are_saved_for_ever():
     names = {
         dlkit.Attached: "keras_dlkit>Attached",
         dlkit.optimizers.SAM: "keras_dlkit>SAM",
+        dlkit.optimizers.GSAM: "keras_dlkit>GSAM",
+        dlkit.optimizers.FriendlySAM: "keras_dlkit>FriendlySAM",
+        dlkit.optimizers.LookSAM: "keras_dlkit>LookSAM",
+        dlkit.optimizers.MomentumSAM: "keras_dlkit>MomentumSAM",
+        dlkit.regularizers.HypersphericalEnergy: (
+            "keras_dlkit>HypersphericalEnergy"
+        ),
+        dlkit.regularizers.Sum: "keras_dlkit>Sum",
         dlkit.layers.MixUp: "keras_dlkit>MixUp",
+        dlkit.layers.CutMix: "keras_dlkit>CutMix",
+        dlkit.layers.CutOut: "keras_dlkit>CutOut",
+        dlkit.layers.ManifoldMixUp: "keras_dlkit>ManifoldMixUp",
+        dlkit.layers.MixPoint: "keras_dlkit>MixPoint",
+        dlkit.layers.RandomChoice: "keras_dlkit>RandomChoice",
     }
     for cls, name in names.items():
         assert get_registered_name(cls) == name
@@ -51,5 +64,5 @@ def test_only_the_train_step_knows_the_backend():
 def test_files_are_small():
     for path in (ROOT / "keras_dlkit").rglob("*.py"):
         lines = len(path.read_text().splitlines())
-        limit = 190 if path.parent.name == "_train_step" else 500
+        limit = 150 if path.parent.name == "_train_step" else 500
         assert lines <= limit, (path, lines)

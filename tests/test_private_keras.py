@@ -67,6 +67,17 @@ def test_adopted_variables_can_be_applied():
         optimizer.apply([ops.ones(2)], [keras.Variable([1.0, 2.0])])
 
 
+def test_all_layers_are_found_at_any_depth():
+    dense, cell = keras.layers.Dense(2), keras.layers.GRUCell(2)
+    wrapped = keras.layers.TimeDistributed(dense)
+    inner = keras.Sequential([wrapped, keras.layers.RNN(cell)])
+    found = _keras.all_layers(keras.Sequential([inner, inner]))
+    assert sum(layer is dense for layer in found) == 1
+    assert {id(layer) for layer in (inner, wrapped, cell)} <= set(
+        map(id, found)
+    )
+
+
 def test_swap_ema_weights_finds_the_averages():
     """`WrapperOptimizer` forwards a private name, for this callback."""
     inner = keras.optimizers.SGD(use_ema=True)
@@ -85,6 +96,7 @@ def test_private_names_are_touched_in_one_place():
             "_compile_config",
             "_compile_loss",
             "_compile_metrics",
+            "_flatten_layers",
             "_loss_tracker",
             "_jax_state",
             "_symbolic_build",

@@ -2,51 +2,121 @@
 
 import keras
 import numpy as np
+import pytest
 
 import keras_dlkit as dlkit
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
-    def test_mix_up_in_a_pipeline():
-        x = np.random.default_rng(0).normal(size=(10, 4)).astype("float32")
-        y = np.arange(10) % 3
-        part = dlkit.layers.MixUp(1.0, num_classes=3, seed=0)
-        dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(4)
-        dataset = dataset.map(lambda *batch: part(batch))
-        net = keras.Sequential(
-            [keras.Input((4,)), keras.layers.Dense(3, "softmax")]
-        )
-        net.compile("sgd", "categorical_crossentropy", metrics=["accuracy"])
-        net.fit(dataset, epochs=2, shuffle=False, verbose=0)
-        batches = list(dataset)
-        assert [len(b[0]) for b in batches] == [4, 4, 2]
-        assert (batches[0][0].numpy() != x[:4]).any()
-        np.testing.assert_allclose(batches[0][1].numpy().sum(1), 1, rtol=1e-6)
-        again = list(dataset)
-        assert (again[0][0].numpy() != batches[0][0].numpy()).any()
+    from keras_dlkit.layers import CutMix
+    from keras_dlkit.layers import CutOut
+    from keras_dlkit.layers import MixUp
+    from keras_dlkit.layers import RandomChoice
 
-    def test_mix_up_under_xla():
-        part = dlkit.layers.MixUp(0.2, num_classes=3, seed=0)
+    PARTS = {
+        "mix_up": lambda: MixUp(1.0, num_classes=3, seed=0),
+        "cut_mix": lambda: CutMix(num_classes=3, seed=0),
+        "cut_mix_batch": lambda: CutMix(
+            num_classes=3, per_sample=False, seed=0
+        ),
+        "cut_out": lambda: CutOut(2, count=2, probability=0.9, seed=0),
+        "choice": lambda: RandomChoice(
+            [MixUp(1.0, num_classes=3), CutMix(), CutOut(2)], seed=0
+        ),
+        "choice_a_sample": lambda: RandomChoice(
+            [MixUp(1.0, num_classes=3), CutMix()], per_batch=False, seed=0
+        ),
+    }
+    X = np.random.default_rng(0).uniform(size=(10, 5, 4, 2)).astype("float32")
+    Y = np.arange(10) % 3
+
+    def dataset(part, *data):
+        batches = tf.data.Dataset.from_tensor_slices(data).batch(3)
+        return batches.map(lambda *batch: part(batch))
+
+    @pytest.mark.parametrize("name", PARTS)
+    def test_in_a_pipeline(name):
+        """Batches of 3 and, of a dynamic size, a last one of 1."""
+        batches = dataset(PARTS[name](), X, Y)
+        net = keras.Sequential(
+            [
+                keras.Input((5, 4, 2)),
+                keras.layers.Flatten(),
+                keras.layers.Dense(3, "softmax"),
+            ]
+        )
+        kind = "sparse_categorical" if name == "cut_out" else "categorical"
+        net.compile("sgd", f"{kind}_crossentropy", metrics=["accuracy"])
+        net.fit(batches, epochs=2, shuffle=False, verbose=0)
+        first, again = list(batches), list(batches)
+        assert [len(b[0]) for b in first] == [3, 3, 3, 1]
+        x = np.concatenate([b[0] for b in first])
+        assert (x != X).any()
+        assert (x != np.concatenate([b[0] for b in again])).any()
+        if name != "cut_out":
+            for _, y in first:
+                np.testing.assert_allclose(y.numpy().sum(1), 1, rtol=1e-6)
+
+    @pytest.mark.parametrize("name", PARTS)
+    def test_under_xla(name):
+        part = PARTS[name]()
         step = tf.function(part.call, jit_compile=True)
-        x, y = step((tf.ones((4, 2)), tf.constant([0, 1, 2, 0])))
-        assert x.shape == (4, 2) and y.shape == (4, 3)
+        x, y = step((tf.constant(X[:4]), tf.constant(Y[:4])))
+        assert x.shape == (4, 5, 4, 2)
+        assert y.shape == ((4,) if name == "cut_out" else (4, 3))
+
+    def test_images_of_unknown_size():
+        """With the masks that go with them, and weights."""
+        part = CutMix(seed=0)
+        signature = tuple(
+            tf.TensorSpec(shape, dtype)
+            for shape, dtype in [
+                ((None, None, None, 2), tf.uint8),
+                ((None, None, None), tf.int32),
+                ((None,), tf.float32),
+            ]
+        )
+        x = (255 * X).astype("uint8")
+        masks = x[..., 0].astype("int32")
+        weights = np.ones(10, "float32")
+        mapped = tf.data.Dataset.from_generator(
+            lambda: iter([(x, masks, weights)]), output_signature=signature
+        ).map(lambda *batch: part(batch))
+        assert mapped.element_spec[0].shape.as_list() == [None, None, None, 2]
+        (mixed, y, w), *_ = list(mapped)
+        assert mixed.dtype == tf.uint8 and y.dtype == tf.int32
+        assert (mixed.numpy() != x).any()
+        np.testing.assert_array_equal(mixed.numpy()[..., 0], y.numpy())
+        assert w.shape == (10, 5, 4)
+
+    def test_half_precision_and_policies():
+        keras.config.set_dtype_policy("mixed_float16")
+        for dtype in (tf.float16, tf.bfloat16):
+            x = tf.cast(X, dtype)
+            for part in (MixUp(1.0, num_classes=3), CutMix(num_classes=3)):
+                batch = next(iter(dataset(part, x, Y)))
+                assert batch[0].dtype == dtype
+                assert batch[1].dtype == tf.float32
 
     def test_weights_of_unknown_length():
         """Time steps that a signature does not know."""
         y = np.ones((8, 5, 2), "float32")
         weights = np.full((8, 5), 2.0, "float32")
-        dataset = tf.data.Dataset.from_generator(
+        batches = tf.data.Dataset.from_generator(
             lambda: iter([(y, y, weights)] * 2),
             output_signature=tuple(
                 tf.TensorSpec(shape, tf.float32)
                 for shape in [(None, None, 2), (None, None, 2), (None, None)]
             ),
         )
-        net = keras.Sequential([keras.Input((None, 2)), keras.layers.Dense(2)])
-        model = dlkit.attach(net, dlkit.layers.MixUp(1.0))
-        model.compile("sgd", "mse")
-        history = model.fit(
-            dataset.repeat(), steps_per_epoch=2, shuffle=False, verbose=0
-        )
-        assert np.isfinite(history.history["loss"][0])
+        for part in (MixUp(1.0), CutMix()):
+            net = keras.Sequential(
+                [keras.Input((None, 2)), keras.layers.Dense(2)]
+            )
+            model = dlkit.attach(net, part)
+            model.compile("sgd", "mse")
+            history = model.fit(
+                batches.repeat(), steps_per_epoch=2, shuffle=False, verbose=0
+            )
+            assert np.isfinite(history.history["loss"][0])

@@ -15,7 +15,8 @@ from tests.conformance import registry
 
 BACKEND = keras.config.backend()
 # m-sharpness cuts the batch of each replica, not the global one.
-PER_REPLICA = {"tensorflow": ("sam_micro_batches",), "jax": ()}[BACKEND]
+MICRO = ("sam_micro_batches", "friendly_sam_micro_batches")
+PER_REPLICA = {"tensorflow": MICRO, "jax": ()}[BACKEND]
 
 
 def mirrored_scope():
@@ -41,7 +42,8 @@ def train(case, scope):
     with scope():
         model = registry.attached(case, plain=True)
     # Outside of the scope, as `fit` is called. Batches that the devices can share evenly.
-    x, y = (np.concatenate([t, t])[:32] for t in registry.data())
+    data = registry.data(input_shape=case.input_shape)
+    x, y = (np.concatenate([t, t])[:32] for t in data)
     history = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
     return registry.state(model), history.history["loss"]
 

@@ -13,6 +13,13 @@ import numpy as np
 import keras_dlkit as dlkit
 
 SAM, MixUp = dlkit.optimizers.SAM, dlkit.layers.MixUp
+GSAM, FriendlySAM = dlkit.optimizers.GSAM, dlkit.optimizers.FriendlySAM
+LookSAM, MomentumSAM = dlkit.optimizers.LookSAM, dlkit.optimizers.MomentumSAM
+CutMix, CutOut = dlkit.layers.CutMix, dlkit.layers.CutOut
+RandomChoice = dlkit.layers.RandomChoice
+ManifoldMixUp = dlkit.layers.ManifoldMixUp
+HypersphericalEnergy = dlkit.regularizers.HypersphericalEnergy
+regularize = dlkit.regularizers.regularize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +27,21 @@ class Case:
     name: str
     # The parts of `attach`, made anew.
     parts: Callable[[], list] = list
+    # Changes the network before that.
+    change: Callable = lambda net: None
     # Wraps the inner optimizer.
     optimizer: Callable = lambda inner: inner
     # The same, set so that it must change nothing.
     null_parts: Callable[[], list] = list
+    null_change: Callable = lambda net: None
     null_optimizer: Callable = lambda inner: inner
+    # Of the inputs: with space in them, for parts that need it.
+    input_shape: tuple = (4,)
     # Random draws differ between replicas: no comparison with one device.
     draws: bool = False
+    # Close to another case: run by itself in `make test-all`, and in `make
+    # test` only where all cases share a process.
+    slow: bool = False
 
 
 CASES = [
@@ -37,6 +52,7 @@ CASES = [
     ),
     Case(
         "sam_adaptive_gamma",
+        slow=True,
         optimizer=lambda inner: SAM(
             inner, rho=0.5, adaptive="weights", variables="gamma|kernel"
         ),
@@ -55,6 +71,26 @@ CASES = [
         null_optimizer=lambda inner: SAM(inner, rho=0.0, micro_batches=2),
     ),
     Case(
+        "gsam",
+        optimizer=lambda inner: GSAM(inner, rho=0.1),
+        null_optimizer=lambda inner: GSAM(inner, rho=0.0),
+    ),
+    Case(
+        "friendly_sam_micro_batches",
+        optimizer=lambda inner: FriendlySAM(inner, rho=0.1, micro_batches=2),
+        null_optimizer=lambda inner: FriendlySAM(inner, rho=0.0),
+    ),
+    Case(
+        "look_sam",
+        optimizer=lambda inner: LookSAM(inner, rho=0.1, every_steps=2),
+        null_optimizer=lambda inner: LookSAM(inner, start_step=10**6),
+    ),
+    Case(
+        "momentum_sam",
+        optimizer=lambda inner: MomentumSAM(inner, rho=0.1),
+        null_optimizer=lambda inner: MomentumSAM(inner, rho=0.0),
+    ),
+    Case(
         "mix_up",
         parts=lambda: [MixUp(0.4, num_classes=3, seed=2)],
         null_parts=lambda: [MixUp(0.0, num_classes=3)],
@@ -62,25 +98,70 @@ CASES = [
     ),
     Case(
         "sam_and_mix_up",
+        slow=True,
         parts=lambda: [MixUp(0.4, num_classes=3, active_epochs=(0, 2), seed=2)],
         optimizer=lambda inner: SAM(inner, rho=0.1),
         null_parts=lambda: [MixUp(0.0, num_classes=3)],
         null_optimizer=lambda inner: SAM(inner, rho=0.0),
         draws=True,
     ),
+    Case(
+        "cut_mix",
+        parts=lambda: [CutMix(num_classes=3, dominant_metrics=True, seed=2)],
+        null_parts=lambda: [CutMix(0.0, num_classes=3, dominant_metrics=True)],
+        input_shape=(2, 2),
+        draws=True,
+    ),
+    Case(
+        "cut_out",
+        slow=True,
+        parts=lambda: [CutOut(1, seed=2)],
+        null_parts=lambda: [CutOut(probability=0.0)],
+        input_shape=(2, 2),
+        draws=True,
+    ),
+    Case(
+        "random_choice",
+        parts=lambda: [
+            RandomChoice(
+                [MixUp(1.0, num_classes=3, seed=2), CutMix(seed=3)], seed=4
+            )
+        ],
+        null_parts=lambda: [
+            RandomChoice([MixUp(0.0, num_classes=3), CutMix(0.0)])
+        ],
+        input_shape=(2, 2),
+        draws=True,
+    ),
+    Case(
+        "sam_and_manifold_mix_up",
+        parts=lambda: [ManifoldMixUp(at="hidden", num_classes=3, seed=2)],
+        optimizer=lambda inner: SAM(inner, rho=0.1),
+        null_parts=lambda: [ManifoldMixUp(0.0, at="hidden", num_classes=3)],
+        null_optimizer=lambda inner: SAM(inner, rho=0.0),
+        draws=True,
+    ),
+    Case(
+        "sam_and_hyperspherical_energy",
+        change=lambda net: regularize(net, HypersphericalEnergy(0.01)),
+        optimizer=lambda inner: SAM(inner, rho=0.1),
+        null_change=lambda net: regularize(net, HypersphericalEnergy(0.0)),
+        null_optimizer=lambda inner: SAM(inner, rho=0.0),
+    ),
 ]
 BY_NAME = {case.name: case for case in CASES}
 
 
-def network(plain=False):
+def network(plain=False, input_shape=(4,)):
     """A small net with what makes a step hard; `plain` leaves that out."""
     layers = keras.layers
     hard = [layers.BatchNormalization(), layers.Dropout(0.3, seed=5)]
     keras.utils.set_random_seed(3)
     return keras.Sequential(
         [
-            keras.Input((4,)),
-            layers.Dense(6, "tanh", kernel_regularizer="l2"),
+            keras.Input(input_shape),
+            *([layers.Flatten()] if len(input_shape) > 1 else []),
+            layers.Dense(6, "tanh", kernel_regularizer="l2", name="hidden"),
             *([] if plain else hard),
             layers.Dense(3, "softmax", dtype="float32"),
         ]
@@ -89,27 +170,32 @@ def network(plain=False):
 
 def attached(case, null=False, inner=None, plain=False, **compile_arguments):
     """The case, compiled, on a fresh `network`."""
-    parts, wrap = case.parts, case.optimizer
+    parts, wrap, change = case.parts, case.optimizer, case.change
     if null:
         parts, wrap = case.null_parts, case.null_optimizer
-    model = dlkit.attach(network(plain), *parts())
+        change = case.null_change
+    net = network(plain, case.input_shape)
+    change(net)
+    model = dlkit.attach(net, *parts())
     inner = inner or keras.optimizers.SGD(0.125, momentum=0.5)
     arguments = {"loss": "categorical_crossentropy", "metrics": ["accuracy"]}
     model.compile(wrap(inner), **arguments, **compile_arguments)
     return model
 
 
-def data(one_hot=True):
+def data(one_hot=True, input_shape=(4,)):
     """22 rows: batches of 8, 8 and 6."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(22, 4)).astype("float32")
     labels = rng.integers(0, 3, 22)
+    x = x.reshape(-1, *input_shape)
     return x, np.eye(3, dtype="float32")[labels] if one_hot else labels
 
 
 def fit(model, epochs=2, **arguments):
     arguments = {"batch_size": 8, "shuffle": False, "verbose": 0, **arguments}
-    return model.fit(*data(), epochs=epochs, **arguments)
+    x, y = data(input_shape=model.input_shape[1:])
+    return model.fit(x, y, epochs=epochs, **arguments)
 
 
 def state(model):

@@ -20,7 +20,12 @@ from tests.conformance.registry import state
 BACKEND = keras.config.backend()
 ROOT = pathlib.Path(__file__).parents[2]
 each_case = pytest.mark.parametrize(
-    "case", registry.CASES, ids=lambda case: case.name
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] if case.slow else [])
+        for case in registry.CASES
+    ],
+    ids=lambda case: case.name,
 )
 
 
@@ -47,7 +52,7 @@ def run_script(*arguments, env=()):
 @each_case
 def test_the_null_setting_is_exact(case):
     null = attached(case, null=True)
-    stock = registry.network()
+    stock = registry.network(input_shape=case.input_shape)
     stock.compile(
         keras.optimizers.SGD(0.125, momentum=0.5),
         loss="categorical_crossentropy",
@@ -72,10 +77,11 @@ def test_fit_twice_traces_once_and_the_part_changes_something(case):
 
     model = attached(case)
     inner = keras.Sequential([*model.model.layers, Traced()])
-    inner.build((None, 4))
+    inner.build((None, *case.input_shape))
     model = dlkit.attach(inner, *case.parts())
     model.compile(
-        case.optimizer(keras.optimizers.SGD(0.1)), "categorical_crossentropy"
+        case.optimizer(keras.optimizers.SGD(0.1, momentum=0.5)),
+        "categorical_crossentropy",
     )
     fit(model, epochs=4)
     if BACKEND == "torch":
@@ -113,7 +119,8 @@ def test_an_overflow_in_mixed_float16_skips_the_step(case):
     model = attached(case)
     assert isinstance(model.optimizer, scaler)
     optimizer = scaler(
-        case.optimizer(keras.optimizers.SGD(0.1)), initial_scale=2.0**40
+        case.optimizer(keras.optimizers.SGD(0.1, momentum=0.5)),
+        initial_scale=2.0**40,
     )
     model.compile(optimizer, "categorical_crossentropy")
     before = [ops.convert_to_numpy(w) for w in model.trainable_weights]
@@ -135,12 +142,17 @@ def test_a_loss_scaler_inside_is_one_outside(case):
     scaler = keras.optimizers.LossScaleOptimizer
     inside = attached(case)
     inside.compile(
-        case.optimizer(scaler(keras.optimizers.SGD(0.1), initial_scale=256.0)),
+        case.optimizer(
+            scaler(keras.optimizers.SGD(0.1, momentum=0.5), initial_scale=256.0)
+        ),
         "categorical_crossentropy",
     )
     outside = attached(case)
     outside.compile(
-        scaler(case.optimizer(keras.optimizers.SGD(0.1)), initial_scale=256.0),
+        scaler(
+            case.optimizer(keras.optimizers.SGD(0.1, momentum=0.5)),
+            initial_scale=256.0,
+        ),
         "categorical_crossentropy",
     )
     for model in (inside, outside):
@@ -178,7 +190,9 @@ def test_steps_per_execution(case):
 
 @each_case
 def test_gradient_accumulation(case):
-    inner = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    inner = keras.optimizers.SGD(
+        0.1, momentum=0.5, gradient_accumulation_steps=2
+    )
     model = attached(case, inner=inner)
     before = [ops.convert_to_numpy(w) for w in model.model.trainable_weights]
     fit(model, epochs=1, batch_size=22)
@@ -236,7 +250,7 @@ if BACKEND == "jax":
             model.metrics_variables,
         ]
         arrays = tuple([v.value for v in group] for group in variables)
-        x, y = data()
+        x, y = data(input_shape=case.input_shape)
         exported = jax.export.export(
             jax.jit(model.train_step), platforms=["tpu", "cuda", "cpu"]
         )(arrays, (x[:8], y[:8]))
@@ -250,7 +264,7 @@ if BACKEND == "jax":
         groups = ("trainable_variables", "non_trainable_variables")
         traced.optimizer.build(traced.trainable_variables)
         fit(traced, epochs=0)
-        x, y = data()
+        x, y = data(input_shape=case.input_shape)
         traced.test_on_batch(x, y)  # builds the metrics
         traced.reset_metrics()
         state_ = (

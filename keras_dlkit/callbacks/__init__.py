@@ -1,0 +1,5 @@
+"""Callbacks for `fit`."""
+
+from keras_dlkit.callbacks.hyperspherical_energy_logger import (
+    HypersphericalEnergyLogger,
+)

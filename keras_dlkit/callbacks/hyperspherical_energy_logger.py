@@ -1,0 +1,67 @@
+"""The hyperspherical energy of each layer, epoch by epoch."""
+
+import keras
+
+from keras_dlkit.regularizers.regularize import find_energy
+
+
+class HypersphericalEnergyLogger(keras.callbacks.Callback):
+    """Logs the energy of every kernel that is regularised by it.
+
+    At the end of each epoch the energies, without the factor, go into the
+    logs as `energy/<path of the kernel>`, and so into the history and to the
+    callbacks that come after this one. In high dimensions they move little:
+    what counts is the distance to the least energy possible, not the size.
+
+    State: none.
+    Runs: at the end of each epoch.
+    Cost: the energies once more an epoch.
+
+    Raises:
+        ValueError: At the start of `fit`, for a model that has no kernel with
+            a `keras_dlkit.regularizers.HypersphericalEnergy`.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_dlkit as dlkit
+
+    net = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(
+                8, kernel_regularizer=dlkit.regularizers.HypersphericalEnergy()
+            ),
+        ]
+    )
+    net.compile("sgd", "mse")
+    logger = dlkit.callbacks.HypersphericalEnergyLogger()
+    x, y = np.ones((8, 4)), np.ones((8, 8))
+    history = net.fit(x, y, callbacks=[logger], verbose=0).history
+    ```
+    """
+
+    def on_train_begin(self, logs=None):
+        if self.model.built and not self._regularized():
+            raise ValueError(
+                "`HypersphericalEnergyLogger` needs a model with a kernel that"
+                " has a `HypersphericalEnergy`: see `kernel_regularizer=` and "
+                "`keras_dlkit.regularizers.regularize`. Received: the model "
+                f"{self.model.name!r}, which has none"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        for variable in self._regularized():
+            energy = find_energy(variable.regularizer).energy(variable)
+            if energy is not None and logs is not None:
+                energy = keras.ops.convert_to_numpy(energy)
+                logs[f"energy/{variable.path}"] = float(energy)
+
+    def _regularized(self):
+        return [
+            variable
+            for variable in self.model.trainable_variables
+            if find_energy(variable.regularizer) is not None
+        ]

@@ -1,0 +1,302 @@
+"""The hyperspherical energy of the neurons of a kernel, as a pure function."""
+
+import math
+from typing import Any
+
+from keras import ops
+
+from keras_dlkit import _checks
+from keras_dlkit.ops._dtypes import wide_dtype
+
+# Squared distances below this count as this: in float32, 2 - 2 cos of two
+# neurons in the same direction is rounding noise of some 1e-7, of any sign.
+FLOOR = 1e-5
+LIMIT = 1 - FLOOR / 2
+# A neuron whose weights are all below this has no direction.
+TINY = 1e-25
+POWERS = (0, 1, 2)
+# Rows of cosines at a time: such that they stay in the cache of a processor.
+BLOCK_SIZE = 512
+
+
+def hyperspherical_energy(
+    kernel: Any,
+    *,
+    power: int = 2,
+    half_space: bool = True,
+    angular: bool = False,
+    axis: int | tuple[int, ...] = -1,
+    epsilon: float = 0.0,
+    block_size: int | None = None,
+) -> Any:
+    r"""How close together the directions of the neurons of a kernel are.
+
+    With \(u_i = w_i / \sqrt{\lVert w_i \rVert^2 + \epsilon}\) for the
+    weights \(w_i\) of neuron \(i\) of \(n\), the mean over the pairs
+
+    $$E = \frac{2}{n (n - 1)} \sum_{i < j} f(u_i \cdot u_j), \qquad
+      f = d^{-s} \;(s = 1, 2), \quad f = \log d^{-1} \;(s = 0)$$
+
+    where \(d = \sqrt{2 - 2 \cos}\), or \(d = \arccos(\cos) / \pi\) for
+    `angular`, and \(s\) is the power. With `half_space`, the \(2n\) vectors
+    \(\pm u_i\) take the place of the \(n\), so that opposite neurons count
+    as alike; the mean is over all \(n (2n - 1)\) pairs, those of a neuron and
+    its own negative included. It costs one matrix of \(n \times n\) cosines
+    all the same.
+
+    Args:
+        kernel: Float tensor or variable of two axes or more.
+        power: `0`, `1` or `2`.
+        half_space: Boolean.
+        angular: Boolean.
+        axis: Integer or tuple of integers. The axes of `kernel` that count
+            its neurons; along the others lie the weights of one.
+        epsilon: Float, at least 0. Neurons shorter than its square root fade
+            out, and so does their gradient, which else grows as the inverse
+            of their length. The authors' code has `1e-4`.
+        block_size: `None`, or an integer of at least 1. The rows of the
+            matrix of cosines that are in memory at a time, in the backward
+            pass as in the forward pass; `None` for all at once.
+
+    Returns:
+        Scalar tensor: float32, whatever the dtype of the kernel (float64 for
+        float64). 0 for a single neuron, which has no pair.
+
+    Raises:
+        TypeError, ValueError: For arguments out of range, for axes that the
+            kernel does not have, and for axes that leave no weights.
+
+    Values and gradients are finite for all finite kernels. Distances below
+    \(\sqrt{10^{-5}}\) count as that (about 0.2 degrees), with gradient 0:
+    neurons of the very same direction have none to part in. A neuron of zeros
+    is at a right angle to all others, without a gradient if `epsilon` is 0.
+
+    The gradient is written out, and computes the cosines anew. It can be
+    differentiated again in reverse mode, not in forward mode.
+
+    Example:
+
+    ```python
+    from keras import ops
+    import keras_dlkit as dlkit
+
+    kernel = ops.eye(3)  # three neurons at right angles: d**2 is 2
+    dlkit.ops.hyperspherical_energy(kernel, half_space=False)  # 0.5
+    ```
+
+    References:
+        - [Liu et al., 2018](https://arxiv.org/abs/1805.09298)
+    """
+    check_energy(power, axis, epsilon, block_size)
+    vectors = _rows(ops.convert_to_tensor(kernel), axis)
+    neurons = vectors.shape[0]
+    if neurons == 1:
+        return ops.sum(vectors[1:])
+    vectors = _directions(vectors, epsilon)
+    settings = {"power": power, "half_space": half_space, "angular": angular}
+    total = _pair_sum(vectors, settings, block_size)
+    if not half_space:
+        return total / (neurons * (neurons - 1) / 2)
+    # `(i, j)` and `(-i, -j)`, `(i, -j)` and `(-i, j)`; then `(i, -i)`.
+    total = 2 * total + _own_pairs(vectors, epsilon, settings)
+    # A float: it may be too large for an integer of 32 bits.
+    return total / float(neurons * (2 * neurons - 1))
+
+
+def check_energy(power, axis, epsilon, block_size):
+    _checks.check_one_of("power", power, POWERS)
+    for entry in axis if isinstance(axis, (tuple, list)) else (axis,):
+        _checks.check_count("axis", entry, at_least=-math.inf)
+    _checks.check_number("epsilon", epsilon, at_least=0)
+    if block_size is not None:
+        _checks.check_count("block_size", block_size, at_least=1)
+
+
+def _rows(kernel, axis):
+    """The kernel as a matrix with a row a neuron, in a wide dtype."""
+    rank = len(kernel.shape)
+    axes = list(axis) if isinstance(axis, (tuple, list)) else [axis]
+    neuron_axes = [a + rank if a < 0 else a for a in axes]
+    weight_axes = [a for a in range(rank) if a not in neuron_axes]
+    if (
+        any(not 0 <= a < rank for a in neuron_axes)
+        or len(set(neuron_axes)) < max(1, len(axes))
+        or not weight_axes
+    ):
+        raise ValueError(
+            "`axis` must name different axes of the kernel and leave one or "
+            f"more for the weights of a neuron. Received: axis={axis} for a "
+            f"kernel of shape {tuple(kernel.shape)}"
+        )
+    neurons = math.prod(kernel.shape[a] for a in neuron_axes)
+    kernel = ops.transpose(kernel, neuron_axes + weight_axes)
+    return ops.cast(ops.reshape(kernel, (neurons, -1)), wide_dtype(kernel))
+
+
+def _directions(vectors, epsilon):
+    """Rows over their norm, by way of their largest entry.
+
+    The square of an entry of 1e-20 is 0 in float32, that of 1e20 infinite.
+    """
+    size = ops.max(ops.abs(vectors), axis=1, keepdims=True)
+    size = ops.stop_gradient(ops.maximum(size, max(TINY, math.sqrt(epsilon))))
+    vectors = vectors / size
+    squares = ops.sum(ops.square(vectors), axis=1, keepdims=True)
+    squares = squares + epsilon / size / size
+    # At least 1, but for rows below `TINY`: their gradient is to be 0.
+    alive = squares > 0.5
+    inverse = ops.where(alive, ops.rsqrt(ops.where(alive, squares, 1.0)), 0.0)
+    return vectors * inverse
+
+
+def _pair_sum(vectors, settings, block_size):
+    """Sum of the energy over pairs of rows; see `_energy`.
+
+    The rows stand in a circle of an odd number of blocks. Each block meets
+    itself and the half of the circle behind it, so that of the two blocks of
+    a pair one meets the other. The circle turns by a block at a time: the
+    shapes stay the same, as a compiled loop needs it.
+    """
+    neurons, dimension = vectors.shape
+    blocks = -(-neurons // min(block_size or BLOCK_SIZE, neurons))
+    blocks += 1 - blocks % 2
+    size = -(-neurons // blocks)
+    half = (blocks + 1) // 2 * size
+    padding = blocks * size - neurons
+    # Within a block each pair is there twice, and each row with itself.
+    index = ops.arange(half)
+    weights = 0.5 if blocks == 1 else ops.where(index < size, 0.5, 1.0)
+    weights = ops.where(ops.arange(size)[:, None] == index, 0.0, weights)
+    weights = ops.cast(weights, vectors.dtype)
+
+    def turned(circle):
+        return ops.concatenate([circle[size:], circle[:size]])
+
+    def energy(block, met):
+        cosine = ops.matmul(block, ops.transpose(met))
+        return ops.sum(weights * _energy(cosine, **settings))
+
+    def gradients(block, met):
+        cosine = ops.matmul(block, ops.transpose(met))
+        slope = weights * _slope(cosine, **settings)
+        of_block = ops.matmul(slope, met)
+        return of_block, ops.matmul(ops.transpose(slope), block)
+
+    def add_energy(_, carry):
+        circle, total = carry
+        return turned(circle), total + energy(circle[:size], circle[:half])
+
+    def add_gradients(_, carry):
+        circle, total = carry
+        of_block, of_met = gradients(circle[:size], circle[:half])
+        parts = [
+            total[size:half] + of_met[size:],
+            total[half:],
+            total[:size] + of_met[:size] + of_block,
+        ]
+        return turned(circle), ops.concatenate(parts)
+
+    def around(add_block, vectors, total):
+        circle = ops.pad(vectors, [[0, padding], [0, 0]])
+        return ops.fori_loop(0, blocks, add_block, (circle, total))[1]
+
+    def total_energy(vectors):
+        if blocks == 1:
+            return energy(vectors, vectors)
+        zero = ops.zeros((), dtype=vectors.dtype)
+        return around(add_energy, vectors, zero)
+
+    def total_gradient(vectors):
+        if blocks == 1:
+            return sum(gradients(vectors, vectors))
+        zeros = ops.zeros((blocks * size, dimension), dtype=vectors.dtype)
+        return around(add_gradients, vectors, zeros)[:neurons]
+
+    @ops.custom_gradient
+    def pair_sum(vectors):
+        def gradient(*args, upstream=None):
+            # On PyTorch the tensors come first.
+            upstream = args[0] if upstream is None else upstream
+            return (upstream * (power or 1)) * total_gradient(vectors)
+
+        return total_energy(vectors), gradient
+
+    power = settings["power"]
+    # The rows of zeros that fill up the circle are at a right angle to all.
+    sides = 2 if settings["half_space"] else 1
+    pairs = sides * (2 * neurons + padding - 1) * padding / 2
+    return pair_sum(vectors) - pairs * _energy_of_angle(0.5, settings)
+
+
+def _own_pairs(vectors, epsilon, settings):
+    """Sum of the energy over the pairs of a row and its negative."""
+    squares = ops.sum(ops.square(vectors), axis=1)
+    opposite = _energy_of_angle(1.0, settings)
+    right = _energy_of_angle(0.5, settings)
+    if not epsilon:  # of unit length, or zeros
+        lengths = ops.stop_gradient(ops.sum(squares))
+        return lengths * (opposite - right) + vectors.shape[0] * right
+    # Constant where the angle has an infinite slope.
+    short = squares < LIMIT
+    cosine = -ops.where(short, squares, 0.0)
+    energy = _energy(cosine, **{**settings, "half_space": False})
+    return ops.sum(ops.where(short, energy, opposite))
+
+
+# The energy of a pair.
+
+
+def _energy_of_angle(angle, settings):
+    """As a number, of an angle over pi of two vectors of unit length."""
+    distance = (
+        angle if settings["angular"] else 2 * math.sin(angle * math.pi / 2)
+    )
+    power = settings["power"]
+    return distance**-power if power else -math.log(distance)
+
+
+def _energy(cosine, power, half_space, angular):
+    """Of `(i, j)`; with `half_space` that of `(i, -j)` added."""
+    near = ops.clip(cosine, -LIMIT if half_space else -1.0, LIMIT)
+    exponent = power if angular else power / 2
+    energies = [
+        _inverse_power(x, exponent)
+        if power
+        else (-1 if angular else -0.5) * ops.log(x)
+        for x in _distances(near, half_space, angular)
+    ]
+    return sum(energies[1:], energies[0])
+
+
+def _slope(cosine, power, half_space, angular):
+    """Its derivative over the power (or 1), 0 where no direction is to go."""
+    near = ops.clip(cosine, -LIMIT, LIMIT)
+    exponent = power + 1 if angular else power / 2 + 1
+    slopes = [
+        _inverse_power(x, exponent)
+        for x in _distances(near, half_space, angular)
+    ]
+    slope = slopes[0] - slopes[1] if half_space else slopes[0]
+    if angular:
+        slope = slope / (math.pi * ops.sqrt(1 - ops.square(near)))
+    return ops.where(near == cosine, slope, 0.0)
+
+
+def _distances(cosine, half_space, angular):
+    """Angles over pi, or squared distances: to `j`, and to `-j`."""
+    if angular:
+        angle = ops.arccos(cosine) / math.pi
+        return [angle, 1 - angle] if half_space else [angle]
+    twice = 2 * cosine
+    return [2 - twice, 2 + twice] if half_space else [2 - twice]
+
+
+def _inverse_power(x, power):
+    """`x ** -power`, for multiples of 1/2; the general form is slow."""
+    if power == 0.5:
+        return ops.rsqrt(x)
+    inverse = 1 / x
+    result = ops.sqrt(inverse) if power % 1 else inverse
+    for _ in range(math.ceil(power) - 1):
+        result = result * inverse
+    return result
