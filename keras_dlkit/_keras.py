@@ -62,6 +62,23 @@ def adopt_variables(optimizer, variables):
     optimizer.built = True
 
 
+def exclude_from_weight_decay(optimizer, variables):
+    """Adds variables to those that the optimizer does not decay.
+
+    The public method forgets what was excluded before.
+    """
+    excluded = getattr(optimizer, "_exclude_from_weight_decay", set())
+    keys = {optimizer._var_key(variable) for variable in variables}
+    optimizer._exclude_from_weight_decay = excluded | keys
+    optimizer._exclude_from_weight_decay_cache = {}
+
+
+def applies_to(optimizer, variables):
+    """Whether a built optimizer was built for all of the variables."""
+    known = {id(v) for v in optimizer._trainable_variables}
+    return all(id(v) in known for v in variables)
+
+
 def all_layers(layer):
     """The layer and all layers inside of it, at any depth, each once.
 

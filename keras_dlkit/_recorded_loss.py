@@ -1,15 +1,22 @@
 """The loss of each output, noted on its way into the sum of Keras."""
 
+import contextlib
+
 import keras
+from keras import ops
 
 
 class RecordedLoss(keras.losses.Loss):
-    """A loss that notes its value under the key of its output."""
+    """A loss that notes its value under the key of its output.
+
+    While it does, the value that it returns has no gradient: that of the sum
+    of Keras is the gradient of what regularizers and `add_loss` give.
+    """
 
     def __init__(self, loss, key, weight):
         inner = keras.losses.get(loss)
         name = getattr(inner, "name", None) or inner.__name__
-        super().__init__(name=name)
+        super().__init__(name=name.strip("<>"))  # of a lambda
         self.inner, self.key, self.weight = inner, key, weight
         self.notes = None
 
@@ -18,9 +25,10 @@ class RecordedLoss(keras.losses.Loss):
             value = self.inner(y_true, y_pred, sample_weight)
         else:
             value = super().__call__(y_true, y_pred, sample_weight)
-        if self.notes is not None:
-            self.notes[self.key] = self.weight * value
-        return value
+        if self.notes is None:
+            return value
+        self.notes[self.key] = self.weight * value
+        return ops.stop_gradient(value)
 
     def call(self, y_true, y_pred):
         return self.inner(y_true, y_pred)
@@ -47,6 +55,19 @@ def recorded(loss):
     """The `RecordedLoss` entries of `loss`."""
     entries = _by_key(loss).values()
     return [e for e in entries if isinstance(e, RecordedLoss)]
+
+
+@contextlib.contextmanager
+def noting(loss):
+    """Gives the dict that the losses are noted in, weighted, while open."""
+    notes = {}
+    for entry in recorded(loss):
+        entry.notes = notes
+    try:
+        yield notes
+    finally:
+        for entry in recorded(loss):
+            entry.notes = None
 
 
 def given(loss):

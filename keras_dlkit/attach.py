@@ -5,10 +5,11 @@ import os
 import warnings
 
 import keras
-from keras import tree
+from keras import ops
 
 from keras_dlkit import _keras
 from keras_dlkit import _step_batch
+from keras_dlkit import _task_losses
 from keras_dlkit._admission import HONOURED
 from keras_dlkit._admission import check_losses
 from keras_dlkit._admission import check_model
@@ -17,13 +18,12 @@ from keras_dlkit._admission import check_parts
 from keras_dlkit._admission import delegates
 from keras_dlkit._admission import is_hub_task
 from keras_dlkit._admission import own
-from keras_dlkit._epoch_counter import EpochCounter
 from keras_dlkit._export import export
 from keras_dlkit._hidden_mixing import HiddenMixing
+from keras_dlkit._parts_watch import with_watch
 from keras_dlkit._random_state import RandomState
 from keras_dlkit._recorded_loss import given
-from keras_dlkit._recorded_loss import record
-from keras_dlkit._recorded_loss import recorded
+from keras_dlkit._recorded_loss import noting
 from keras_dlkit._train_step import TrainStep
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
@@ -212,9 +212,7 @@ class Attached(TrainStep, keras.Model):
             # There may be one inside of a wrapper, where Keras does not look.
             arguments["auto_scale_loss"] = False
         if self.task_weighting is not None:
-            arguments["loss"] = record(
-                arguments["loss"], arguments["loss_weights"]
-            )
+            _task_losses.prepare(self.task_weighting, arguments, names)
         super().compile(**arguments)
 
     def _take_over(self, source):
@@ -294,6 +292,11 @@ class Attached(TrainStep, keras.Model):
         parts = [p for p in self.parts if isinstance(p, TaskWeighting)]
         return parts[0] if parts else None
 
+    @property
+    def takes_task_gradients(self):
+        weighting = self.task_weighting
+        return weighting is not None and weighting.needs_gradients
+
     def _encode(self, y):
         for part in self.batch_parts:
             y = part.encode(y)
@@ -307,7 +310,13 @@ class Attached(TrainStep, keras.Model):
         y = self._encode(_step_batch.loss_targets(y))
         x = _step_batch.plain_inputs(x)
         if not self._delegates:
-            return self._weighted_loss(x, y, y_pred, sample_weight, training)
+            if self.task_weighting is None or not training:
+                return super().compute_loss(
+                    x, y, y_pred, sample_weight, training
+                )
+            losses, rest = self.task_losses(x, y, y_pred, sample_weight)
+            losses, replicas = self.of_all_replicas(losses)
+            return rest + self.task_weighting.combine(losses) / replicas
         kwargs = {}
         parameters = inspect.signature(self.model.compute_loss).parameters
         if "training" in parameters or any(
@@ -318,17 +327,17 @@ class Attached(TrainStep, keras.Model):
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **kwargs
         )
 
-    def _weighted_loss(self, x, y, y_pred, sample_weight, training):
-        notes = {}
-        if self.task_weighting is not None:
-            for loss in recorded(self.loss):
-                loss.notes = notes
-        total = super().compute_loss(x, y, y_pred, sample_weight, training)
-        if not notes or not training:
-            return total
-        # What Keras summed up, less the outputs, is what `add_loss` and
-        # regularizers gave.
-        return total - sum(notes.values()) + self.task_weighting.combine(notes)
+    def task_losses(self, x, y, y_pred, sample_weight):
+        """The losses of the tasks in training, by key, and all others."""
+        with noting(self.loss) as losses:
+            total = super().compute_loss(
+                _step_batch.plain_inputs(x),
+                self._encode(_step_batch.loss_targets(y)),
+                y_pred,
+                sample_weight,
+                True,
+            )
+        return losses, total - ops.stop_gradient(sum(losses.values()))
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y = self._encode(_step_batch.metric_targets(y))
@@ -359,15 +368,7 @@ class Attached(TrainStep, keras.Model):
             self._check_targets(y)
         # Now, not in the first step: what is wrong is said before it.
         self._build_optimizer()
-        if any(part.follows_epochs for part in self.batch_parts):
-            callbacks = arguments["callbacks"]
-            if isinstance(callbacks, keras.callbacks.CallbackList):
-                counter = EpochCounter()
-                counter.set_model(self)
-                callbacks.callbacks.append(counter)
-            else:
-                callbacks = [*tree.flatten(callbacks or []), EpochCounter()]
-            arguments["callbacks"] = callbacks
+        arguments["callbacks"] = with_watch(self, arguments["callbacks"])
         return super().fit(**arguments)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):

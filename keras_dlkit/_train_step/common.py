@@ -37,12 +37,19 @@ def micro_batches(data, count):
         yield part, rows, ops.cast(rows, "float32") / ops.cast(total, "float32")
 
 
-def forward(model, part):
-    """Loss and predictions of one part of the batch."""
+def forward(model, part, training=True):
+    """One part of the batch: what to differentiate, and the predictions.
+
+    That is a list with the loss, or with the losses of the tasks and the rest
+    where each has a gradient of its own.
+    """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(part)
-    y_pred = model(x, training=True)
-    loss = model.compute_loss(x, y, y_pred, sample_weight, training=True)
-    return loss, y_pred
+    y_pred = model(x, training=training)
+    if training and model.takes_task_gradients:
+        losses, rest = model.task_losses(x, y, y_pred, sample_weight)
+        return [*model.task_weighting.ordered(losses), rest], y_pred
+    loss = model.compute_loss(x, y, y_pred, sample_weight, training=training)
+    return [loss], y_pred
 
 
 def moved(weights, perturbations):
@@ -84,6 +91,8 @@ class Plain:
     """In the place of a method, where the inner optimizer is all there is."""
 
     micro_batches = 1
+    takes_second = False
+    is_linear = True
 
     def __init__(self, method):
         self.method = method
@@ -91,7 +100,7 @@ class Plain:
     def lookahead(self, weights, variables):
         return None
 
-    def attached(self, memory, variables):
+    def attached(self, memory=(), variables=()):
         if self.method is None:
             return contextlib.nullcontext()
         return self.method.attached()

@@ -36,3 +36,23 @@ def sum_replicas(gradients):
     live = [g for g in gradients if g is not None]
     summed = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, live))
     return [None if g is None else next(summed) for g in gradients]
+
+
+def of_all_replicas(losses, linear):
+    """Losses of the whole batch, and by what to divide what they make.
+
+    The gradient of each is that of the rows of this replica. Where the
+    gradient to apply is linear in them, so are the values.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas == 1:
+        return losses, 1
+    # Keras divides the loss of a replica by their number.
+    own = {key: loss * replicas for key, loss in losses.items()}
+    if linear:
+        return own, replicas
+    means = sum_replicas([tf.stop_gradient(v) for v in losses.values()])
+    return {
+        key: loss + tf.stop_gradient(mean - loss)
+        for (key, loss), mean in zip(own.items(), means)
+    }, replicas

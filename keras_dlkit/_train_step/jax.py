@@ -23,7 +23,7 @@ class TrainStep(Stateless):
     def test_step(self, state, data):
         trainable, non_trainable, metrics = state
         data, non_trainable = self._change_batch(non_trainable, data, False)
-        loss, y_pred, non_trainable, metrics = self._forward(
+        (loss,), y_pred, non_trainable, metrics = self._forward(
             trainable, non_trainable, metrics, data, training=False
         )
         logs, metrics = self._report(metrics, data, loss, y_pred)
@@ -53,6 +53,7 @@ class TrainStep(Stateless):
         """One step; `ascends` is known to a host that chose, else traced."""
         trainable, non_trainable, optimizer, metrics = state
         data, non_trainable = self._change_batch(non_trainable, data, True)
+        states = non_trainable
         method = self.attached_optimizer
         if method is None or method.is_plain:
             method, ascends = common.Plain(method), False
@@ -86,6 +87,11 @@ class TrainStep(Stateless):
                 optimizer, gradients, trainable
             )
         logs, metrics = self._report(metrics, data, loss, y_pred)
+        if self.task_weighting is not None:
+            weights, non_trainable = self._finish(
+                trainable, states, non_trainable, metrics, data
+            )
+            logs.update(weights)
         return logs, (trainable, non_trainable, optimizer, metrics)
 
     def _both(self, method, trainable, before, optimizer, part, clean):

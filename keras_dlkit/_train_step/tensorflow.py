@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_dlkit._train_step import common
 from keras_dlkit._train_step import graph
+from keras_dlkit._train_step import tasks
 from keras_dlkit._train_step.results import Results
 
 
@@ -17,13 +18,20 @@ class TrainStep:
 
     def train_step(self, data):
         data = self.change_batch(data, training=True)
+        states = tasks.states_to_look_again(self)
         method = self.attached_optimizer
-        if method is None:
-            return super().train_step(data)
-        if method.is_plain:
+        if method is None or method.is_plain:
+            method = common.Plain(method)
+        if isinstance(method, common.Plain) and not self.takes_task_gradients:
             with method.attached():
-                return super().train_step(data)
-        return self._step(method, data)
+                logs = super().train_step(data)
+        else:
+            logs = self._step(method, data)
+        return tasks.finish(self, data, states, logs)
+
+    def of_all_replicas(self, losses):
+        linear = self.task_weighting.is_linear
+        return graph.of_all_replicas(losses, linear)
 
     def test_step(self, data):
         return super().test_step(self.change_batch(data, training=False))
@@ -59,11 +67,11 @@ class TrainStep:
     def _first_pass(self, method, part, variables):
         e = method.lookahead(graph.tensors(variables), variables)
         if e is None:
-            with tf.GradientTape() as tape:
-                loss, y_pred = common.forward(self, part)
-                scaled = self.optimizer.scale_loss(loss)
-            gradients = tape.gradient(scaled, variables)
-            return loss, y_pred, graph.dense(gradients)
+            with tf.GradientTape(persistent=self.takes_task_gradients) as tape:
+                losses, y_pred = common.forward(self, part)
+                scaled = [self.optimizer.scale_loss(loss) for loss in losses]
+            gradients = self._gradients(tape, scaled, variables)
+            return sum(losses), y_pred, gradients
         point = common.moved(graph.tensors(variables), e)
         states = self.non_trainable_variables
         before = [(v, v.value) for v in states]
@@ -77,12 +85,28 @@ class TrainStep:
     def _pass_at(self, point, part, variables, before):
         """A pass that reads `point` for the weights, and writes nothing."""
         mapping = [*zip(variables, point), *before]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(point)
-            with keras.StatelessScope(mapping, collect_losses=True) as scope:
-                loss, y_pred = common.forward(self, part)
-            scaled = self.optimizer.scale_loss(loss)
-        return loss, y_pred, graph.dense(tape.gradient(scaled, point)), scope
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            with tf.GradientTape(
+                persistent=self.takes_task_gradients,
+                watch_accessed_variables=False,
+            ) as tape:
+                tape.watch(point)
+                losses, y_pred = common.forward(self, part)
+                scaled = [self.optimizer.scale_loss(loss) for loss in losses]
+            gradients = self._gradients(tape, scaled, point)
+        return sum(losses), y_pred, gradients, scope
+
+    def _gradients(self, tape, losses, sources):
+        gradients = [
+            graph.dense(tape.gradient(loss, sources)) for loss in losses
+        ]
+        if len(gradients) == 1:
+            return gradients[0]
+        # The products are those of the gradients of all replicas, which Keras
+        # will sum up.
+        summed = [graph.sum_replicas(g) for g in gradients]
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        return common.scaled(tasks.merged(self, summed), 1.0 / replicas)
 
     def _outcome(self, method, part, variables, clean, before):
         """The gradients to apply for one part of the batch, and a memory."""

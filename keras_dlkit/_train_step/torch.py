@@ -6,6 +6,7 @@ import keras
 import torch
 
 from keras_dlkit._train_step import common
+from keras_dlkit._train_step import tasks
 from keras_dlkit._train_step.results import Results
 
 
@@ -17,13 +18,17 @@ class TrainStep:
 
     def train_step(self, data):
         data = self.change_batch(data, training=True)
+        states = tasks.states_to_look_again(self)
         method = self.attached_optimizer
-        if method is None:
-            return super().train_step(data)
-        if method.is_plain:
+        if method is None or method.is_plain:
+            method = common.Plain(method)
+        if isinstance(method, common.Plain) and not self.takes_task_gradients:
             with method.attached():
-                return super().train_step(data)
-        return self._step(method, data)
+                logs = super().train_step(data)
+        else:
+            logs = self._step(method, data)
+        with torch.no_grad():
+            return tasks.finish(self, data, states, logs)
 
     def test_step(self, data):
         return super().test_step(self.change_batch(data, training=False))
@@ -76,8 +81,8 @@ class TrainStep:
         with torch.no_grad():
             e = method.lookahead(values, variables)
         if e is None:
-            loss, y_pred = common.forward(self, part)
-            return loss, y_pred, self._gradient(loss, values)
+            losses, y_pred = common.forward(self, part)
+            return sum(losses), y_pred, self._gradient(losses, values)
         states = self.non_trainable_variables
         before = [(v, v.value.detach().clone()) for v in states]
         loss, y_pred, gradients, scope = self._pass_at(
@@ -92,12 +97,30 @@ class TrainStep:
         leaves = [p.detach().requires_grad_() for p in point]
         mapping = [*zip(variables, leaves), *before]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
-            loss, y_pred = common.forward(self, part)
-        return loss, y_pred, self._gradient(loss, leaves), scope
+            losses, y_pred = common.forward(self, part)
+            gradients = self._gradient(losses, leaves)
+        return sum(losses), y_pred, gradients, scope
 
-    def _gradient(self, loss, values):
-        loss = self.optimizer.scale_loss(loss)
-        return list(torch.autograd.grad(loss, values, allow_unused=True))
+    def _gradient(self, losses, values):
+        gradients = []
+        for loss in losses:
+            if not loss.requires_grad:  # there is no regularizer
+                gradients.append([None] * len(values))
+                continue
+            loss = self.optimizer.scale_loss(loss)
+            gradients.append(
+                torch.autograd.grad(
+                    loss,
+                    values,
+                    retain_graph=len(losses) > 1,
+                    allow_unused=True,
+                )
+            )
+        with torch.no_grad():
+            return list(tasks.merged(self, gradients))
+
+    def of_all_replicas(self, losses):
+        return losses, 1
 
     def _second_gradient(self, method, part, variables, clean, before):
         values = _detached(v.value for v in variables)

@@ -58,7 +58,7 @@ def inner_product(xs, ys):
     """Sum of the products of all entries, in float32 or wider."""
     products = []
     for x, y in zip(xs, ys):
-        if x is not None:
+        if x is not None and y is not None:
             wide = wide_dtype(x, y)
             products.append(ops.sum(as_dtype(x, wide) * as_dtype(y, wide)))
     return sum(products[1:], products[0]) if products else ops.zeros(())

@@ -58,6 +58,7 @@ class AttachedOptimizer(WrapperOptimizer):
             )
         self._selection = variables
         self._selects = _predicate(variables)
+        self._left_out = set()
         self.start_step = _checks.check_count(
             "start_step", start_step, at_least=0
         )
@@ -138,8 +139,20 @@ class AttachedOptimizer(WrapperOptimizer):
     def selected(self, tensors, variables):
         """The tensors of the selected variables, `None` for the others."""
         return [
-            t if self._selects(v) else None for t, v in zip(tensors, variables)
+            t if self._moves(v) else None for t, v in zip(tensors, variables)
         ]
+
+    def leave_out(self, variables):
+        """Says what is not moved as long as `variables` does not ask for it.
+
+        These are the weights that no network has, as those of task weightings.
+        """
+        self._left_out |= {id(v) for v in variables}
+
+    def _moves(self, variable):
+        if self._selection is None:
+            return id(variable) not in self._left_out
+        return self._selects(variable)
 
     def build(self, variables):
         chosen = any(self._selects(v) for v in variables)

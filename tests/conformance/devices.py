@@ -42,8 +42,9 @@ def train(case, scope):
     with scope():
         model = registry.attached(case, plain=True)
     # Outside of the scope, as `fit` is called. Batches that the devices can share evenly.
-    data = registry.data(input_shape=case.input_shape)
-    x, y = (np.concatenate([t, t])[:32] for t in data)
+    x, y = keras.tree.map_structure(
+        lambda t: np.concatenate([t, t])[:32], registry.data(case)
+    )
     history = model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
     return registry.state(model), history.history["loss"]
 

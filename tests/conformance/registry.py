@@ -20,6 +20,8 @@ RandomChoice = dlkit.layers.RandomChoice
 ManifoldMixUp = dlkit.layers.ManifoldMixUp
 HypersphericalEnergy = dlkit.regularizers.HypersphericalEnergy
 regularize = dlkit.regularizers.regularize
+EqualWeighting = dlkit.losses.EqualWeighting
+UncertaintyWeighting = dlkit.losses.UncertaintyWeighting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Case:
     null_optimizer: Callable = lambda inner: inner
     # Of the inputs: with space in them, for parts that need it.
     input_shape: tuple = (4,)
+    # Two outputs, with a loss each, instead of one.
+    tasks: bool = False
     # Random draws differ between replicas: no comparison with one device.
     draws: bool = False
     # Close to another case: run by itself in `make test-all`, and in `make
@@ -148,24 +152,60 @@ CASES = [
         null_change=lambda net: regularize(net, HypersphericalEnergy(0.0)),
         null_optimizer=lambda inner: SAM(inner, rho=0.0),
     ),
+    Case(
+        "sam_and_uncertainty_weighting",
+        tasks=True,
+        parts=lambda: [
+            UncertaintyWeighting({"a": "regression", "b": "classification"})
+        ],
+        optimizer=lambda inner: SAM(inner, rho=0.1),
+        null_parts=lambda: [EqualWeighting()],
+        null_optimizer=lambda inner: SAM(inner, rho=0.0),
+    ),
+    Case(
+        "famo",
+        tasks=True,
+        slow=True,
+        parts=lambda: [dlkit.losses.FAMO()],
+        null_parts=lambda: [EqualWeighting()],
+    ),
+    Case(
+        "pc_grad",
+        tasks=True,
+        slow=True,
+        parts=lambda: [dlkit.losses.PCGrad()],
+        null_parts=lambda: [EqualWeighting()],
+    ),
 ]
 BY_NAME = {case.name: case for case in CASES}
 
 
-def network(plain=False, input_shape=(4,)):
+def network(case=None, plain=False):
     """A small net with what makes a step hard; `plain` leaves that out."""
     layers = keras.layers
-    hard = [layers.BatchNormalization(), layers.Dropout(0.3, seed=5)]
+    case = case or Case("none")
     keras.utils.set_random_seed(3)
-    return keras.Sequential(
-        [
-            keras.Input(input_shape),
-            *([layers.Flatten()] if len(input_shape) > 1 else []),
-            layers.Dense(6, "tanh", kernel_regularizer="l2", name="hidden"),
-            *([] if plain else hard),
-            layers.Dense(3, "softmax", dtype="float32"),
-        ]
-    )
+    inputs = keras.Input(case.input_shape)
+    stack = [
+        *([layers.Flatten()] if len(case.input_shape) > 1 else []),
+        layers.Dense(6, "tanh", kernel_regularizer="l2", name="hidden"),
+    ]
+    if not plain:
+        stack += [layers.BatchNormalization(), layers.Dropout(0.3, seed=5)]
+    if not case.tasks:
+        last = layers.Dense(3, "softmax", dtype="float32")
+        return keras.Sequential([inputs, *stack, last])
+    hidden = keras.Sequential(stack)(inputs)
+    outputs = {
+        name: layers.Dense(3, "softmax", dtype="float32", name=name)(hidden)
+        for name in "ab"
+    }
+    return keras.Model(inputs, outputs)
+
+
+def loss(case):
+    one = "categorical_crossentropy"
+    return {"a": one, "b": one} if case.tasks else one
 
 
 def attached(case, null=False, inner=None, plain=False, **compile_arguments):
@@ -174,27 +214,31 @@ def attached(case, null=False, inner=None, plain=False, **compile_arguments):
     if null:
         parts, wrap = case.null_parts, case.null_optimizer
         change = case.null_change
-    net = network(plain, case.input_shape)
+    net = network(case, plain)
     change(net)
     model = dlkit.attach(net, *parts())
     inner = inner or keras.optimizers.SGD(0.125, momentum=0.5)
-    arguments = {"loss": "categorical_crossentropy", "metrics": ["accuracy"]}
-    model.compile(wrap(inner), **arguments, **compile_arguments)
+    metrics = {"a": ["accuracy"]} if case.tasks else ["accuracy"]
+    model.compile(
+        wrap(inner), loss=loss(case), metrics=metrics, **compile_arguments
+    )
     return model
 
 
-def data(one_hot=True, input_shape=(4,)):
+def data(case=None, one_hot=True):
     """22 rows: batches of 8, 8 and 6."""
+    case = case or Case("none")
     rng = np.random.default_rng(0)
     x = rng.normal(size=(22, 4)).astype("float32")
     labels = rng.integers(0, 3, 22)
-    x = x.reshape(-1, *input_shape)
-    return x, np.eye(3, dtype="float32")[labels] if one_hot else labels
+    x = x.reshape(-1, *case.input_shape)
+    y = np.eye(3, dtype="float32")[labels] if one_hot else labels
+    return x, {"a": y, "b": y[:, ::-1]} if case.tasks else y
 
 
-def fit(model, epochs=2, **arguments):
+def fit(model, case=None, epochs=2, **arguments):
     arguments = {"batch_size": 8, "shuffle": False, "verbose": 0, **arguments}
-    x, y = data(input_shape=model.input_shape[1:])
+    x, y = data(case)
     return model.fit(x, y, epochs=epochs, **arguments)
 
 

@@ -13,5 +13,6 @@ if __name__ == "__main__":
     folder = pathlib.Path(sys.argv[1])
     for path in sorted(folder.glob("*.keras")):
         model = keras.saving.load_model(path)
-        registry.fit(model, epochs=4, initial_epoch=2)
+        case = registry.BY_NAME[path.stem]
+        registry.fit(model, case, epochs=4, initial_epoch=2)
         np.savez(path.with_suffix(".npz"), *registry.state(model))

@@ -52,14 +52,15 @@ def run_script(*arguments, env=()):
 @each_case
 def test_the_null_setting_is_exact(case):
     null = attached(case, null=True)
-    stock = registry.network(input_shape=case.input_shape)
+    stock = registry.network(case)
     stock.compile(
         keras.optimizers.SGD(0.125, momentum=0.5),
-        loss="categorical_crossentropy",
-        metrics=["accuracy"],
+        loss=registry.loss(case),
+        metrics={"a": ["accuracy"]} if case.tasks else ["accuracy"],
     )
-    histories = [fit(model).history for model in (null, stock)]
-    assert histories[0] == histories[1]
+    histories = [fit(model, case).history for model in (null, stock)]
+    for key, values in histories[1].items():
+        assert histories[0][key] == values
     assert_same(
         [ops.convert_to_numpy(w) for w in null.model.weights],
         [ops.convert_to_numpy(w) for w in stock.weights],
@@ -76,25 +77,29 @@ def test_fit_twice_traces_once_and_the_part_changes_something(case):
             return x
 
     model = attached(case)
-    inner = keras.Sequential([*model.model.layers, Traced()])
+    if case.tasks:
+        inputs = keras.Input(case.input_shape)
+        inner = keras.Model(inputs, model.model(Traced()(inputs)))
+    else:
+        inner = keras.Sequential([*model.model.layers, Traced()])
     inner.build((None, *case.input_shape))
     model = dlkit.attach(inner, *case.parts())
     model.compile(
         case.optimizer(keras.optimizers.SGD(0.1, momentum=0.5)),
-        "categorical_crossentropy",
+        registry.loss(case),
     )
-    fit(model, epochs=4)
+    fit(model, case, epochs=4)
     if BACKEND == "torch":
         return  # nothing is traced
     first = len(traces)
-    fit(model, epochs=2)
+    fit(model, case, epochs=2)
     assert len(traces) == first
 
 
 @each_case
 def test_it_changes_the_training(case):
     part, null = attached(case), attached(case, null=True)
-    fit(part), fit(null)
+    fit(part, case), fit(null, case)
     pairs = zip(part.model.trainable_weights, null.model.trainable_weights)
     gap = max(
         np.abs(ops.convert_to_numpy(a) - ops.convert_to_numpy(b)).max()
@@ -107,7 +112,7 @@ def test_it_changes_the_training(case):
 def test_mixed_bfloat16(case):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = attached(case)
-    history = fit(model).history["loss"]
+    history = fit(model, case).history["loss"]
     assert np.isfinite(history).all()
     assert {w.dtype for w in model.model.trainable_weights} == {"float32"}
 
@@ -122,15 +127,15 @@ def test_an_overflow_in_mixed_float16_skips_the_step(case):
         case.optimizer(keras.optimizers.SGD(0.1, momentum=0.5)),
         initial_scale=2.0**40,
     )
-    model.compile(optimizer, "categorical_crossentropy")
+    model.compile(optimizer, registry.loss(case))
     before = [ops.convert_to_numpy(w) for w in model.trainable_weights]
-    fit(model, epochs=1)
+    fit(model, case, epochs=1)
     assert_same(
         before, [ops.convert_to_numpy(w) for w in model.trainable_weights]
     )
     assert int(ops.convert_to_numpy(optimizer.iterations)) == 0
     assert float(ops.convert_to_numpy(optimizer.dynamic_scale)) == 2.0**37
-    fit(model, epochs=12)  # and goes on once the scale fits
+    fit(model, case, epochs=12)  # and goes on once the scale fits
     after = [ops.convert_to_numpy(w) for w in model.trainable_weights]
     assert any((a != b).any() for a, b in zip(before, after))
     assert all(np.isfinite(a).all() for a in after)
@@ -145,7 +150,7 @@ def test_a_loss_scaler_inside_is_one_outside(case):
         case.optimizer(
             scaler(keras.optimizers.SGD(0.1, momentum=0.5), initial_scale=256.0)
         ),
-        "categorical_crossentropy",
+        registry.loss(case),
     )
     outside = attached(case)
     outside.compile(
@@ -153,10 +158,10 @@ def test_a_loss_scaler_inside_is_one_outside(case):
             case.optimizer(keras.optimizers.SGD(0.1, momentum=0.5)),
             initial_scale=256.0,
         ),
-        "categorical_crossentropy",
+        registry.loss(case),
     )
     for model in (inside, outside):
-        fit(model)
+        fit(model, case)
     for a, b in zip(inside.trainable_weights, outside.trainable_weights):
         np.testing.assert_allclose(
             ops.convert_to_numpy(a), ops.convert_to_numpy(b), atol=1e-6
@@ -168,11 +173,11 @@ def test_xla(case):
     if BACKEND != "tensorflow":
         return  # JAX compiles by default; torch.compile is left alone
     compiled = attached(case, plain=True, jit_compile=True)
-    assert np.isfinite(fit(compiled).history["loss"]).all()
+    assert np.isfinite(fit(compiled, case).history["loss"]).all()
     if case.draws:  # other numbers under XLA
         return
     graph = attached(case, plain=True)
-    fit(graph)
+    fit(graph, case)
     for a, b in zip(state(graph), state(compiled)):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -183,7 +188,7 @@ def test_steps_per_execution(case):
         return  # Keras has none there
     one, many = attached(case), attached(case, steps_per_execution=2)
     for model in (one, many):
-        fit(model)
+        fit(model, case)
     for a, b in zip(state(one), state(many)):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -195,12 +200,12 @@ def test_gradient_accumulation(case):
     )
     model = attached(case, inner=inner)
     before = [ops.convert_to_numpy(w) for w in model.model.trainable_weights]
-    fit(model, epochs=1, batch_size=22)
+    fit(model, case, epochs=1, batch_size=22)
     # One batch of two: nothing is applied yet.
     assert_same(
         before, [ops.convert_to_numpy(w) for w in model.model.trainable_weights]
     )
-    fit(model, epochs=2)
+    fit(model, case, epochs=2)
     after = [ops.convert_to_numpy(w) for w in model.model.trainable_weights]
     assert any((a != b).any() for a, b in zip(before, after))
     # Seven steps, of which every second one is an update.
@@ -226,9 +231,9 @@ def test_saved_and_resumed_in_a_fresh_process(tmp_path):
     expected = {}
     for case in registry.CASES:
         model = attached(case)
-        fit(model, epochs=2)
+        fit(model, case, epochs=2)
         model.save(tmp_path / f"{case.name}.keras")
-        fit(model, epochs=4, initial_epoch=2)
+        fit(model, case, epochs=4, initial_epoch=2)
         expected[case.name] = state(model)
     run_script("tests/conformance/resume.py", tmp_path)
     for name, values in expected.items():
@@ -239,10 +244,13 @@ def test_saved_and_resumed_in_a_fresh_process(tmp_path):
 if BACKEND == "jax":
     import jax
 
+    def rows(case, start, end):
+        return keras.tree.map_structure(lambda t: t[start:end], data(case))
+
     @each_case
     def test_the_step_lowers_for_tpu_and_cuda(case):
         model = attached(case)
-        fit(model, epochs=1)
+        fit(model, case, epochs=1)
         variables = [
             model.trainable_variables,
             model.non_trainable_variables,
@@ -250,22 +258,20 @@ if BACKEND == "jax":
             model.metrics_variables,
         ]
         arrays = tuple([v.value for v in group] for group in variables)
-        x, y = data(input_shape=case.input_shape)
         exported = jax.export.export(
             jax.jit(model.train_step), platforms=["tpu", "cuda", "cpu"]
-        )(arrays, (x[:8], y[:8]))
+        )(arrays, rows(case, 0, 8))
         assert set(exported.platforms) == {"tpu", "cuda", "cpu"}
 
     @each_case
     def test_the_traced_choice_is_that_of_the_host(case):
         """`train_step` alone, as a loop of one's own would jit it."""
         host, traced = attached(case), attached(case)
-        fit(host, epochs=1)
+        fit(host, case, epochs=1)
         groups = ("trainable_variables", "non_trainable_variables")
         traced.optimizer.build(traced.trainable_variables)
-        fit(traced, epochs=0)
-        x, y = data(input_shape=case.input_shape)
-        traced.test_on_batch(x, y)  # builds the metrics
+        fit(traced, case, epochs=0)
+        traced.test_on_batch(*data(case))  # builds the metrics
         traced.reset_metrics()
         state_ = (
             *([v.value for v in getattr(traced, g)] for g in groups),
@@ -274,7 +280,7 @@ if BACKEND == "jax":
         )
         step = jax.jit(traced.train_step)
         for i in range(0, 22, 8):
-            _, state_ = step(state_, (x[i : i + 8], y[i : i + 8]))
+            _, state_ = step(state_, rows(case, i, i + 8))
         for variable, value in zip(host.trainable_variables, state_[0]):
             np.testing.assert_allclose(
                 ops.convert_to_numpy(variable), value, atol=1e-6

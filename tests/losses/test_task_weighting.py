@@ -15,19 +15,17 @@ from tests.test_attach import weights_of
 class Doubled(dlkit.losses.TaskWeighting):
     """Twice the first loss and half of the second."""
 
-    def combine(self, losses):
-        first, second = losses.values()
-        return 2.0 * first + 0.5 * second
+    def weigh(self, losses):
+        return ops.convert_to_tensor([2.0, 0.5])
 
 
 @keras.saving.register_keras_serializable("tests")
 class Learned(dlkit.losses.TaskWeighting):
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
+    def make_state(self):
         self.scale = self.add_weight(shape=(), initializer="ones", name="scale")
 
-    def combine(self, losses):
-        return ops.square(self.scale) * sum(losses.values())
+    def weigh(self, losses):
+        return ops.square(self.scale) * ops.ones_like(losses)
 
 
 def start(part, name, wrap=lambda o: o, **arguments):
@@ -59,7 +57,10 @@ def test_combine_is_what_is_minimised(name, sam):
     wrap = dlkit.optimizers.SAM if sam else lambda o: o
     model, _ = start(Doubled(), name, wrap=wrap, loss_weights=None)
     expected, history = run(stock, data), run(model, data)
+    logged = {name: history.pop(f"{name}_weight") for name in ("kind", "size")}
     assert history.keys() == expected.keys()
+    for name, weight in (("kind", 2.0), ("size", 0.5)):
+        np.testing.assert_array_equal(logged[name], weight)
     for key, values in expected.items():
         np.testing.assert_allclose(history[key], values, rtol=1e-4)
     network = stock.model if sam else stock
