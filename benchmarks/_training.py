@@ -73,8 +73,8 @@ def in_memory(batches):
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 
-        x, y = map(np.stack, zip(*batches))
-        endless = iter(tf.data.Dataset.from_tensor_slices((x, y)).repeat())
+        stacked = keras.tree.map_structure(lambda *t: np.stack(t), *batches)
+        endless = iter(tf.data.Dataset.from_tensor_slices(stacked).repeat())
     else:
         endless = itertools.cycle(map(_on_device, batches))
     return lambda steps: endless
@@ -95,7 +95,7 @@ def from_pipeline(dataset):
 
 
 def _on_device(batch):
-    return tuple(keras.ops.convert_to_tensor(part) for part in batch)
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, batch)
 
 
 # The step that `fit` calls, as a function of a number of steps.

@@ -102,3 +102,22 @@ def test_private_names_are_touched_in_one_place():
             "_symbolic_build",
         ):
             assert not re.search(rf"\.{name}\b", text), (path, name)
+
+
+def test_excluded_variables_join_those_excluded_before():
+    weights = [keras.Variable(ops.ones(()), name=name) for name in "abc"]
+    optimizer = keras.optimizers.SGD(1e-6, weight_decay=1e5)
+    optimizer.exclude_from_weight_decay(weights[:1])
+    _keras.exclude_from_weight_decay(optimizer, weights[1:2])
+    optimizer.build(weights)
+    optimizer.apply([ops.zeros(()) for _ in weights], weights)
+    a, b, c = (float(ops.convert_to_numpy(w)) for w in weights)
+    assert (a, b) == (1.0, 1.0) and c < 0.95
+
+
+def test_what_an_optimizer_applies_to():
+    known, other = (keras.Variable(ops.ones(())) for _ in range(2))
+    optimizer = keras.optimizers.SGD(0.1)
+    optimizer.build([known])
+    assert _keras.applies_to(optimizer, [known])
+    assert not _keras.applies_to(optimizer, [known, other])

@@ -30,8 +30,7 @@ class TrainStep:
         return tasks.finish(self, data, states, logs)
 
     def of_all_replicas(self, losses):
-        linear = self.task_weighting.is_linear
-        return graph.of_all_replicas(losses, linear)
+        return graph.of_all_replicas(losses, self.task_weighting.is_linear)
 
     def test_step(self, data):
         return super().test_step(self.change_batch(data, training=False))
