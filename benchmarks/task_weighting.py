@@ -78,8 +78,7 @@ def main():
     arguments = parse_arguments()
     print(machine())
     batches = [
-        (x, dict.fromkeys(TASKS, y))
-        for x, y in random_batches(arguments.batch)
+        (x, dict.fromkeys(TASKS, y)) for x, y in random_batches(arguments.batch)
     ]
     side = functools.lru_cache(maxsize=None)(
         lambda name: step(name, batches, arguments.width)

@@ -1,5 +1,6 @@
 """What `attach` admits: checked before any step, each with its remedy."""
 
+import inspect
 import warnings
 
 import keras
@@ -11,6 +12,7 @@ from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
+from keras_dlkit.regularizers.weight_penalty import WeightPenalty
 
 # A model with one of these of its own trains in a way that `attach` would
 # silently replace.
@@ -51,6 +53,14 @@ def own(model, names):
         if getattr(type(model), name, None) is not getattr(keras.Model, name)
         or name in vars(model)
     ]
+
+
+def takes_training(function):
+    """Whether it has a `training` argument."""
+    parameters = inspect.signature(function).parameters
+    return "training" in parameters or any(
+        p.kind is p.VAR_KEYWORD for p in parameters.values()
+    )
 
 
 def is_hub_task(model):
@@ -102,7 +112,7 @@ def check_parts(parts, model):
         if isinstance(part, BatchPart):
             part.check_model(model)
             continue
-        if isinstance(part, TaskWeighting):
+        if isinstance(part, (TaskWeighting, WeightPenalty)):
             continue
         if isinstance(part, WrapperOptimizer):
             name = type(part).__name__
@@ -112,7 +122,8 @@ def check_parts(parts, model):
             )
         raise TypeError(
             "A part of `attach` must be a `keras_dlkit.layers.BatchPart`, such "
-            "as `MixUp`, or a `keras_dlkit.losses.TaskWeighting`. "
+            "as `MixUp`, a `keras_dlkit.losses.TaskWeighting` or a "
+            "`keras_dlkit.regularizers.WeightPenalty`. "
             f"Received: {part!r} of type {type(part)}"
         )
 

@@ -13,7 +13,8 @@ class PartsWatch(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         for part in self.model.parts:
-            part.set_epoch(epoch)
+            if part.follows_epochs:
+                part.set_epoch(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
         if not self.looked:  # once: it waits for the step

@@ -18,6 +18,7 @@ from keras_dlkit._admission import check_parts
 from keras_dlkit._admission import delegates
 from keras_dlkit._admission import is_hub_task
 from keras_dlkit._admission import own
+from keras_dlkit._admission import takes_training
 from keras_dlkit._export import export
 from keras_dlkit._hidden_mixing import HiddenMixing
 from keras_dlkit._parts_watch import with_watch
@@ -31,6 +32,7 @@ from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
 from keras_dlkit.regularizers.regularize import strip_energies
+from keras_dlkit.regularizers.weight_penalty import WeightPenalty
 
 
 def attach(
@@ -181,8 +183,10 @@ class Attached(TrainStep, keras.Model):
                 self._refusal = error
 
     def call(self, inputs, training=None, **kwargs):
+        for part in self.parts if training else ():
+            if isinstance(part, WeightPenalty):
+                part.add_to_losses(self.model)
         # The model finds `training` in the context of this call.
-        del training
         if isinstance(inputs, _step_batch.Inputs):
             return self._hidden_mixing(inputs, **kwargs)
         return self.model(inputs, **kwargs)
@@ -318,10 +322,7 @@ class Attached(TrainStep, keras.Model):
             losses, replicas = self.of_all_replicas(losses)
             return rest + self.task_weighting.combine(losses) / replicas
         kwargs = {}
-        parameters = inspect.signature(self.model.compute_loss).parameters
-        if "training" in parameters or any(
-            p.kind is p.VAR_KEYWORD for p in parameters.values()
-        ):
+        if takes_training(self.model.compute_loss):
             kwargs["training"] = training
         return self.model.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **kwargs

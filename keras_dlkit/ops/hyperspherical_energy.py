@@ -88,19 +88,39 @@ def hyperspherical_energy(
         - [Liu et al., 2018](https://arxiv.org/abs/1805.09298)
     """
     check_energy(power, axis, epsilon, block_size)
-    vectors = _rows(ops.convert_to_tensor(kernel), axis)
+    vectors = kernel_rows(ops.convert_to_tensor(kernel), axis)
     neurons = vectors.shape[0]
     if neurons == 1:
         return ops.sum(vectors[1:])
     vectors = _directions(vectors, epsilon)
     settings = {"power": power, "half_space": half_space, "angular": angular}
     total = _pair_sum(vectors, settings, block_size)
-    if not half_space:
-        return total / (neurons * (neurons - 1) / 2)
+    return _mean_of_pairs(total, vectors, epsilon, settings)
+
+
+def mean_energy(vectors, settings):
+    """The mean energy of many sets of vectors, `(sets, neurons, weights)`."""
+    sets, neurons, dimension = vectors.shape
+    if neurons == 1:
+        return ops.sum(vectors[:, 1:])
+    vectors = _directions(vectors, 0.0)
+    cosine = ops.matmul(vectors, ops.transpose(vectors, (0, 2, 1)))
+    # Each pair is there twice, and each vector with itself.
+    weights = 0.5 * (1.0 - ops.eye(neurons, dtype=vectors.dtype))
+    total = ops.sum(weights * _energy(cosine, **settings))
+    all_vectors = ops.reshape(vectors, (sets * neurons, dimension))
+    return _mean_of_pairs(total, all_vectors, 0.0, settings, sets)
+
+
+def _mean_of_pairs(total, vectors, epsilon, settings, sets=1):
+    """From the sum over the pairs of rows within each of the sets."""
+    neurons = vectors.shape[0] // sets
+    if not settings["half_space"]:
+        return total / (sets * neurons * (neurons - 1) / 2)
     # `(i, j)` and `(-i, -j)`, `(i, -j)` and `(-i, j)`; then `(i, -i)`.
     total = 2 * total + _own_pairs(vectors, epsilon, settings)
     # A float: it may be too large for an integer of 32 bits.
-    return total / float(neurons * (2 * neurons - 1))
+    return total / float(sets * neurons * (2 * neurons - 1))
 
 
 def check_energy(power, axis, epsilon, block_size):
@@ -112,7 +132,7 @@ def check_energy(power, axis, epsilon, block_size):
         _checks.check_count("block_size", block_size, at_least=1)
 
 
-def _rows(kernel, axis):
+def kernel_rows(kernel, axis):
     """The kernel as a matrix with a row a neuron, in a wide dtype."""
     rank = len(kernel.shape)
     axes = list(axis) if isinstance(axis, (tuple, list)) else [axis]
@@ -138,10 +158,10 @@ def _directions(vectors, epsilon):
 
     The square of an entry of 1e-20 is 0 in float32, that of 1e20 infinite.
     """
-    size = ops.max(ops.abs(vectors), axis=1, keepdims=True)
+    size = ops.max(ops.abs(vectors), axis=-1, keepdims=True)
     size = ops.stop_gradient(ops.maximum(size, max(TINY, math.sqrt(epsilon))))
     vectors = vectors / size
-    squares = ops.sum(ops.square(vectors), axis=1, keepdims=True)
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
     squares = squares + epsilon / size / size
     # At least 1, but for rows below `TINY`: their gradient is to be 0.
     alive = squares > 0.5

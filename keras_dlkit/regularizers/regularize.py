@@ -86,18 +86,10 @@ def regularize(
     ```
     """
     _check(model, regularizer)
-    known, chosen = [], {}
-    for layer in _keras.all_layers(model):
-        for kernel in _kernels(layer):
-            known.append(kernel.path)
-            if _selected(kernel.path, include, exclude):
-                chosen[kernel.path] = _set(kernel, regularizer)
-    if not chosen:
-        raise ValueError(
-            "`include` and `exclude` must leave at least one kernel. Received: "
-            f"include={include!r}, exclude={exclude!r} for the kernels "
-            f"{known[:20]}"
-        )
+    chosen = {
+        kernel.path: _set(kernel, regularizer)
+        for kernel in selected_kernels(model, include, exclude)
+    }
     for layer in _keras.all_layers(model):
         if isinstance(layer, ATTENTION):
             _share(layer)
@@ -187,6 +179,19 @@ def _kernels(layer):
             kernel = Kernel(layer, attribute, name, own.get(name))
             if name in own and kernel.has_neurons:
                 yield kernel
+
+
+def selected_kernels(model, include, exclude):
+    """The kernels that two regular expressions leave, at least one."""
+    kernels = [k for la in _keras.all_layers(model) for k in _kernels(la)]
+    chosen = [k for k in kernels if _selected(k.path, include, exclude)]
+    if not chosen:
+        raise ValueError(
+            "`include` and `exclude` must leave at least one kernel. Received: "
+            f"include={include!r}, exclude={exclude!r} for the kernels "
+            f"{[k.path for k in kernels][:20]}"
+        )
+    return chosen
 
 
 def _selected(path, include, exclude):

@@ -153,6 +153,17 @@ CASES = [
         null_optimizer=lambda inner: SAM(inner, rho=0.0),
     ),
     Case(
+        "compressive_energy",
+        slow=True,
+        parts=lambda: [
+            dlkit.regularizers.CompressiveEnergy(
+                0.01, dimension=2, projections=2, power=0, seed=2
+            )
+        ],
+        null_parts=lambda: [dlkit.regularizers.CompressiveEnergy(0.0)],
+        draws=True,
+    ),
+    Case(
         "sam_and_uncertainty_weighting",
         tasks=True,
         parts=lambda: [

@@ -1,0 +1,189 @@
+"""CoMHE: against float64 NumPy, and with its random state in the model."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+import keras_dlkit as dlkit
+from tests.ops.gradients import central_differences
+from tests.ops.gradients import differentiated
+
+CompressiveEnergy = dlkit.regularizers.CompressiveEnergy
+RNG = np.random.default_rng(0)
+KERNEL = RNG.normal(size=(9, 5))
+PROJECTIONS = RNG.normal(size=(3, 9, 4))
+
+
+def energy(columns, power, half_space):
+    """All pairs of columns, and of their negatives, one by one."""
+    u = columns / np.linalg.norm(columns, axis=0)
+    if half_space:
+        u = np.concatenate([u, -u], axis=1)
+    count = u.shape[1]
+    terms = []
+    for i in range(count):
+        for j in range(i):
+            d = np.linalg.norm(u[:, i] - u[:, j])
+            terms.append(d**-power if power else -np.log(d))
+    return np.mean(terms)
+
+
+def expected(kernel, power=2, half_space=True):
+    return np.mean(
+        [energy(p.T @ kernel, power, half_space) for p in PROJECTIONS]
+    )
+
+
+@pytest.mark.parametrize("power", [0, 1, 2])
+@pytest.mark.parametrize("half_space", [False, True])
+def test_value_and_gradient(power, half_space):
+    arguments = {"power": power, "half_space": half_space}
+
+    def ours(kernel):
+        matrices = ops.convert_to_tensor(PROJECTIONS, "float32")
+        return dlkit.ops.compressive_energy(kernel, matrices, **arguments)
+
+    value, gradient = differentiated(ours)(KERNEL)
+    assert value == pytest.approx(expected(KERNEL, **arguments), rel=1e-5)
+    slopes = central_differences(lambda k: expected(k, **arguments), KERNEL)
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-3, atol=1e-5)
+
+
+def test_one_projection_that_keeps_all_is_the_energy_itself():
+    identity = ops.convert_to_tensor(np.eye(9)[None], "float32")
+    for angular in (False, True):
+        ours = dlkit.ops.compressive_energy(
+            ops.convert_to_tensor(KERNEL, "float32"), identity, angular=angular
+        )
+        plain = dlkit.ops.hyperspherical_energy(
+            ops.convert_to_tensor(KERNEL, "float32"), angular=angular
+        )
+        assert float(ours) == pytest.approx(float(plain), rel=1e-6)
+
+
+def test_degenerate_kernels_are_finite():
+    for kernel in (np.ones((9, 5)), np.zeros((9, 5)), 1e20 * KERNEL):
+        value, gradient = differentiated(
+            lambda k: dlkit.ops.compressive_energy(
+                k, ops.convert_to_tensor(PROJECTIONS, "float32")
+            )
+        )(kernel)
+        assert np.isfinite(value) and np.isfinite(gradient).all()
+    single = ops.convert_to_tensor(KERNEL[:, :1], "float32")
+    matrices = ops.convert_to_tensor(PROJECTIONS, "float32")
+    assert float(dlkit.ops.compressive_energy(single, matrices)) == 0.0
+
+
+X = RNG.normal(size=(12, 9)).astype("float32")
+Y = RNG.normal(size=(12, 3)).astype("float32")
+
+
+def compiled(part, optimizer=None):
+    keras.utils.set_random_seed(3)
+    net = keras.Sequential(
+        [
+            keras.Input((9,)),
+            layers.Dense(5, name="hidden"),
+            layers.Dense(3, name="output"),
+        ]
+    )
+    model = dlkit.attach(net, *([part] if part else []))
+    model.compile(optimizer or keras.optimizers.SGD(0.1), "mse")
+    return model
+
+
+def part(factor=1.0, **arguments):
+    return CompressiveEnergy(
+        factor, dimension=4, projections=3, seed=1, **arguments
+    )
+
+
+def fit(model, epochs=4, **arguments):
+    return model.fit(
+        X,
+        Y,
+        batch_size=12,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        **arguments,
+    ).history["loss"]
+
+
+def test_each_step_draws_anew():
+    still = compiled(part(include="hidden"), keras.optimizers.SGD(0.0))
+    losses = np.array(fit(still))
+    plain = still.evaluate(X, Y, verbose=0)  # without the penalty
+    assert len(set(losses)) == len(losses)
+    kernel = ops.convert_to_numpy(still.get_layer("hidden").kernel)
+    draws = [
+        np.mean(
+            [energy(RNG.normal(size=(4, 9)) @ kernel, 2, True) for _ in "123"]
+        )
+        for _ in range(400)
+    ]
+    added = losses - plain
+    assert np.min(draws) * 0.8 < added.min() < added.max() < 1.2 * np.max(draws)
+
+
+def test_a_kernel_in_few_dimensions_is_taken_as_it_is():
+    model = compiled(part(include="output"), keras.optimizers.SGD(0.0))
+    wide = CompressiveEnergy(dimension=5, include="output")
+    unprojected = compiled(wide, keras.optimizers.SGD(0.0))
+    kernel = ops.convert_to_numpy(model.get_layer("output").kernel)
+    added = fit(unprojected, 1)[0] - unprojected.evaluate(X, Y, verbose=0)
+    plain = float(dlkit.ops.hyperspherical_energy(kernel))
+    assert added == pytest.approx(plain, rel=1e-4)
+    assert fit(model, 1)[0] != fit(unprojected, 1)[0]
+
+
+def test_it_lowers_the_energy():
+    gentle = CompressiveEnergy(0.3, dimension=6, power=0, seed=1)
+    model, without = compiled(gentle), compiled(None)
+    fit(model, 30), fit(without, 30)
+
+    def mean_energy(model):
+        kernel = ops.convert_to_numpy(model.get_layer("hidden").kernel)
+        return energy(kernel, 2, True)
+
+    assert mean_energy(model) < 0.99 * mean_energy(without)
+
+
+@pytest.mark.parametrize("sam", [False, True])
+def test_saved_and_resumed(sam, tmp_path):
+    def optimizer():
+        inner = keras.optimizers.SGD(0.1)
+        return dlkit.optimizers.SAM(inner, rho=0.1) if sam else inner
+
+    unbroken = compiled(part(), optimizer())
+    losses = fit(unbroken)
+    broken = compiled(part(), optimizer())
+    fit(broken, 2)
+    broken.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert fit(loaded, 4, initial_epoch=2) == losses[2:]
+
+
+def test_factor_zero_and_frozen_layers():
+    null = compiled(part(0.0))
+    assert fit(null) == fit(compiled(None))
+    frozen = compiled(part(include="hidden"))
+    frozen.get_layer("hidden").trainable = False
+    frozen.compile(keras.optimizers.SGD(0.0), "mse")
+    plain = frozen.evaluate(X, Y, verbose=0)
+    assert fit(frozen, 1)[0] == pytest.approx(plain, rel=1e-6)
+
+
+def test_bad_input():
+    for arguments in (
+        {"factor": -1.0},
+        {"dimension": 0},
+        {"projections": 0},
+        {"power": 3},
+    ):
+        with pytest.raises(ValueError, match="Received"):
+            CompressiveEnergy(**arguments)
+    with pytest.raises(ValueError, match="at least one kernel"):
+        fit(compiled(part(include="nothing")))
