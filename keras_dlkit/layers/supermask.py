@@ -4,7 +4,6 @@ A network of random weights that are never trained: what is learned is which of
 them to keep.
 """
 
-import inspect
 import random
 
 import keras
@@ -121,7 +120,6 @@ class Supermask(keras.layers.Wrapper):
         self.seed = seed
         self.supports_masking = True
         self.scores = []
-        self._takes_mask = "mask" in inspect.signature(layer.call).parameters
 
     def build(self, input_shape=None):
         super().build(input_shape)
@@ -165,9 +163,8 @@ class Supermask(keras.layers.Wrapper):
             elif weight.name.endswith("bias"):
                 _keras.set_initial_value(weight, _zeros)
 
-    def call(self, inputs, training=None, mask=None):
-        # Keras hands `training` on, from the call that runs.
-        kwargs = {"mask": mask} if self._takes_mask else {}
+    def call(self, inputs, training=None):
+        # Keras hands `training` on, and the mask is on the inputs.
         kernels = {
             id(kernel): self._masked(kernel, scores)
             for kernel, scores in zip(self.kernels, self.scores)
@@ -178,7 +175,7 @@ class Supermask(keras.layers.Wrapper):
         ]
         with keras.StatelessScope(mapping, collect_losses=True) as scope:
             before = [scope.get_current_value(v) for v, _ in mapping]
-            outputs = self.layer(inputs, **kwargs)
+            outputs = self.layer(inputs)
         for (variable, _), value in zip(mapping, before):
             after = scope.get_current_value(variable)
             if after is not value:  # the state of a random generator
