@@ -56,7 +56,7 @@ def clone(model, change, verb, copy=None):
         pairs.append((layer, new))
         return new
 
-    with _not_compiled(model):
+    with not_compiled(model):
         copied = keras.models.clone_model(
             model, clone_function=change_and_note, recursive=True
         )
@@ -88,7 +88,7 @@ def supermasks(model):
 
 
 @contextlib.contextmanager
-def _not_compiled(model):
+def not_compiled(model):
     """`clone_model` would compile the copy, with an optimizer of its own."""
     compiled = [
         m
