@@ -4,6 +4,12 @@ For what is done once, before training; the train step has its own.
 """
 
 import keras
+from keras import ops
+
+# Whether the second derivative of a mean and variance is right. In TensorFlow
+# `tf.nn.moments` stops the gradient at the mean: no matter for a first
+# derivative, and wrong by several per cent in a second one.
+EXACT_MOMENTS = keras.config.backend() != "tensorflow"
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
@@ -76,3 +82,21 @@ else:
             torch.zeros_like(v) if g is None else g.detach()
             for g, v in zip(gradients, values)
         ]
+
+
+def hessian_gradient_by_differences(function, values, move=1e-2):
+    """The same of first derivatives alone: four of them along the gradient.
+
+    `move` is the length of the step, in lengths of `values`.
+    """
+    first = gradient(function, values)
+    length = ops.sqrt(sum(ops.sum(ops.square(v)) for v in values))
+    slope = ops.sqrt(sum(ops.sum(ops.square(g)) for g in first))
+    step = move * length / ops.maximum(slope, 1e-30)
+
+    def at(count):
+        point = [v + count * step * g for v, g in zip(values, first)]
+        return gradient(function, point)
+
+    terms = zip(at(-2), at(-1), at(1), at(2))
+    return [(a - 8.0 * b + 8.0 * c - d) / (12.0 * step) for a, b, c, d in terms]

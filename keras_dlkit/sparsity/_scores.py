@@ -5,9 +5,11 @@ import numpy as np
 from keras import layers
 from keras import ops
 
+from keras_dlkit import _keras
 from keras_dlkit._train_step import gradient
 from keras_dlkit.sparsity import _models
 from keras_dlkit.sparsity._graph import as_functional
+from keras_dlkit.sparsity.supermask import NORMALIZATIONS
 
 ROUNDS = 100
 # Of the inputs, should the sum over all paths overflow.
@@ -24,9 +26,12 @@ def snip(model, kernels, batch, loss):
 def grasp(model, kernels, batch, loss):
     r"""\(w \odot H g\): taking the weight away costs gradient flow."""
     weights = values_of(kernels)
-    products = gradient.hessian_gradient(
-        loss_of(model, kernels, batch, loss), weights
-    )
+    product = gradient.hessian_gradient
+    if not gradient.EXACT_MOMENTS and any(
+        isinstance(layer, NORMALIZATIONS) for layer in _keras.all_layers(model)
+    ):
+        product = gradient.hessian_gradient_by_differences
+    products = product(loss_of(model, kernels, batch, loss), weights)
     return [_array(p) * _array(w) for p, w in zip(products, weights)]
 
 
