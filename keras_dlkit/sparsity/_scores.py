@@ -94,10 +94,7 @@ class SynFlow:
         weights = [ops.abs(w) for w in weights]
         for scale in INPUT_SCALES:
             gradients = self._gradients(scale)(weights)
-            scores = [
-                _array(g).astype("float64") * _array(w)
-                for g, w in zip(gradients, weights)
-            ]
+            scores = [_array(g) * _array(w) for g, w in zip(gradients, weights)]
             if all(np.isfinite(s).all() for s in scores):
                 return scores
         raise ValueError(
@@ -159,4 +156,5 @@ def _linear(model):
 
 
 def _array(tensor):
-    return np.asarray(ops.convert_to_numpy(tensor))
+    """In float64, for bfloat16 is half an array in NumPy."""
+    return np.asarray(ops.convert_to_numpy(tensor)).astype("float64")

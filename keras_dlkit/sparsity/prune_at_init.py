@@ -13,6 +13,7 @@ from keras_dlkit._kernels import kernels_of
 from keras_dlkit.ops.score_mask import check_sparsity
 from keras_dlkit.sparsity import _models
 from keras_dlkit.sparsity import _scores
+from keras_dlkit.sparsity._encoding import as_array
 
 SCORES = ("snip", "grasp", "synflow")
 
@@ -112,7 +113,7 @@ def prune_at_init(
         masks = _lowest_pruned(scores, sparsity, score)
     for kernel, mask in zip(kernels, masks):
         if not mask.all():
-            values = np.array(ops.convert_to_numpy(kernel.value))
+            values = as_array(kernel)
             kernel.assign(np.where(mask, values, np.zeros_like(values)))
     return {kernel.path: mask for kernel, mask in zip(kernels, masks)}
 
@@ -161,9 +162,7 @@ def _tensor(array):
 def _in_rounds(model, kernels, sparsity):
     """SynFlow: the density falls exponentially, and scores are found anew."""
     flow = _scores.SynFlow(model, kernels)
-    weights = [
-        np.array(ops.convert_to_numpy(w)) for w in _scores.values_of(kernels)
-    ]
+    weights = [as_array(k).astype("float32") for k in kernels]
     masks = [np.ones(w.shape, "uint8") for w in weights]
     for round_ in range(1, _scores.ROUNDS + 1):
         now = [

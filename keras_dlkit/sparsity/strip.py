@@ -2,11 +2,11 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_dlkit.layers.supermask import Supermask
 from keras_dlkit.regularizers.regularize import strip_energies
 from keras_dlkit.sparsity import _models
+from keras_dlkit.sparsity._encoding import as_array
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -61,7 +61,7 @@ def masked_kernels(supermask):
     masks = supermask.masks().values()
     kernels = {}
     for kernel, mask in zip(supermask.kernels, masks):
-        values = ops.convert_to_numpy(kernel.value)
+        values = as_array(kernel)
         kernels[id(kernel)] = np.where(mask, values, np.zeros_like(values))
     return kernels
 

@@ -112,6 +112,43 @@ def test_batch_norm_and_padding(padding, bias):
     )
 
 
+def test_a_constant_is_none_beside_a_border():
+    """Of a convolution that pads, though all that it reads is constant."""
+    model = sequential(
+        layers.Conv2D(4, 1, name="a"),
+        layers.Conv2D(3, 3, padding="same", name="b"),
+        layers.Flatten(),
+        layers.Dense(2),
+        shape=(4, 4, 2),
+    )
+    kill(model.get_layer("a"), [0, 1])
+    kernel = array(model.get_layer("b").kernel).copy()
+    kernel[:, :, 2:, 0] = 0
+    model.get_layer("b").kernel.assign(kernel)
+    small = shrink(model)
+    assert small.get_layer("b").filters == 3
+    assert_same(model, small)
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.7])
+def test_padding_and_averages_know_zeros_alone(bias):
+    model = sequential(
+        layers.Conv1D(5, 2, padding="causal", name="a"),
+        layers.ZeroPadding1D(1),
+        layers.AveragePooling1D(2, padding="same"),
+        layers.UpSampling1D(2),
+        layers.Conv1D(3, 2, padding="causal", name="b"),
+        layers.Flatten(),
+        layers.Dense(2),
+        shape=(5, 2),
+    )
+    kill(model.get_layer("a"), [0, 1])
+    model.get_layer("a").bias.assign(np.full(5, bias, "float32"))
+    small = shrink(model)
+    assert small.get_layer("a").filters == (5 if bias else 3)
+    assert_same(model, small)
+
+
 def test_a_scale_of_zero_makes_a_channel_constant():
     model = sequential(
         layers.Dense(6), layers.BatchNormalization(), layers.Dense(2)
