@@ -38,8 +38,8 @@ def compiled(function):
     return function
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.77, 0.99])
-@pytest.mark.parametrize("shape", [(101,), (7, 9), (3, 3, 2, 5)])
+@pytest.mark.parametrize("sparsity", [0.1, 0.77, 0.99])
+@pytest.mark.parametrize("shape", [(101,), (3, 3, 2, 5)])
 def test_the_mask_is_that_of_a_stable_sort(shape, sparsity):
     rng = np.random.default_rng(0)
     normal = rng.normal(size=shape).astype("float32")
@@ -47,10 +47,9 @@ def test_the_mask_is_that_of_a_stable_sort(shape, sparsity):
     ties[ties == 0] *= -1.0  # the negative zero is a zero
     extremes = normal * np.float32(10.0) ** rng.integers(-44, 38, shape)
     extremes = extremes.astype("float32")
+    found = compiled(lambda s: dlkit.ops.score_mask(s, sparsity))
     for scores in (normal, ties, np.zeros(shape, "float32"), extremes):
-        mask = compiled(lambda s: dlkit.ops.score_mask(s, sparsity))(
-            ops.convert_to_tensor(scores)
-        )
+        mask = found(ops.convert_to_tensor(scores))
         np.testing.assert_array_equal(
             ops.convert_to_numpy(mask), reference_mask(scores, sparsity)
         )

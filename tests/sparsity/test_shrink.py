@@ -286,6 +286,48 @@ def test_layers_that_are_not_known_are_refused_by_name():
         shrink(nets.nested())
 
 
+def test_models_in_the_model_are_kept_whole():
+    model = nets.randomize(nets.nested())
+    kill(model.layers[0], [1])
+    kill(model.layers[1].layers[0], [2])
+    small = shrink(model, keep_unsupported=True)
+    assert_same(model, small)
+    assert small.count_params() == model.count_params()
+
+
+def test_dictionaries_and_a_model_built_by_a_call():
+    inputs = {
+        "a": keras.Input((4,), name="a"),
+        "b": keras.Input((3,), name="b"),
+    }
+    x = layers.Concatenate()([inputs["a"], inputs["b"]])
+    x = layers.Dense(6, "relu", name="hidden")(x)
+    model = keras.Model(inputs, {"y": layers.Dense(2)(x), "z": x})
+    nets.randomize(model)
+    rng = np.random.default_rng(0)
+    data = {"a": rng.normal(size=(3, 4)), "b": rng.normal(size=(3, 3))}
+    masked = dlkit.sparsity.supermask(model, 0.5, seed=0)
+    for copy, of in (
+        (dlkit.sparsity.strip(masked), masked),
+        (shrink(model), model),
+    ):
+        expected, found = (m.predict(data, verbose=0) for m in (of, copy))
+        assert found.keys() == {"y", "z"}
+        for key in found:
+            np.testing.assert_allclose(found[key], expected[key], atol=1e-6)
+    dlkit.sparsity.prune_at_init(model, score="synflow", sparsity=0.5)
+
+    lazy = keras.Sequential([layers.Dense(5, "relu"), layers.Dense(2)])
+    lazy(np.ones((1, 3), "float32"))
+    kill(lazy.layers[0], [0])
+    small = shrink(dlkit.sparsity.supermask(lazy, 0.0, weights=None))
+    assert small.layers[0].units == 4
+    x = rng.normal(size=(3, 3))
+    np.testing.assert_allclose(
+        small.predict(x, verbose=0), lazy.predict(x, verbose=0), atol=1e-6
+    )
+
+
 def test_channels_first_and_groups_are_not_known():
     for layer in (
         layers.Conv2D(4, 1, groups=2, name="odd"),
