@@ -12,8 +12,9 @@ from keras_dlkit.sparsity._graph import as_functional
 from keras_dlkit.sparsity.supermask import NORMALIZATIONS
 
 ROUNDS = 100
-# Of the inputs, should the sum over all paths overflow.
-INPUT_SCALES = (1.0, 2.0**-40, 2.0**-80)
+# Of inputs and of the sum, should the sum over all paths overflow: the one for
+# the way forward, the other for the way back.
+SCALES = (1.0, 2.0**-40, 2.0**-80)
 
 
 def snip(model, kernels, batch, loss):
@@ -92,7 +93,7 @@ class SynFlow:
     def __call__(self, weights):
         """Float64 arrays of the scores at these weights."""
         weights = [ops.abs(w) for w in weights]
-        for scale in INPUT_SCALES:
+        for scale in SCALES:
             gradients = self._gradients(scale)(weights)
             scores = [_array(g) * _array(w) for g, w in zip(gradients, weights)]
             if all(np.isfinite(s).all() for s in scores):
@@ -123,7 +124,7 @@ class SynFlow:
         x = keras.tree.pack_sequence_as(self.model.input, x)
         with keras.StatelessScope([*zip(self.kernels, values), *self.others]):
             outputs = self.model(x, training=False)
-        return sum(
+        return scale * sum(
             ops.sum(ops.cast(y, "float32")) for y in keras.tree.flatten(outputs)
         )
 
