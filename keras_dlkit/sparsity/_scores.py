@@ -95,7 +95,10 @@ class SynFlow:
         weights = [ops.abs(w) for w in weights]
         for scale in SCALES:
             gradients = self._gradients(scale)(weights)
-            scores = [_array(g) * _array(w) for g, w in zip(gradients, weights)]
+            with np.errstate(invalid="ignore"):  # infinity times zero
+                scores = [
+                    _array(g) * _array(w) for g, w in zip(gradients, weights)
+                ]
             if all(np.isfinite(s).all() for s in scores):
                 return scores
         raise ValueError(
