@@ -297,3 +297,24 @@ def test_arguments_out_of_range_are_refused():
         Supermask(layers.Dense(2), weights="ones")
     with pytest.raises(ValueError, match="must have a kernel"):
         Supermask(layers.BatchNormalization()).build((None, 3))
+
+
+def test_resumed_is_unbroken_bit_for_bit(tmp_path):
+    x = np.random.default_rng(0).normal(size=(32, 6))
+    options = {"batch_size": 16, "shuffle": False, "verbose": 0}
+
+    def start():
+        model = keras.Sequential(
+            [keras.Input((6,)), Supermask(layers.Dense(2), seed=2)]
+        )
+        model.compile(keras.optimizers.Adam(0.05), "mse")
+        return model
+
+    unbroken, model = start(), start()
+    unbroken.fit(x, x[:, :2], epochs=4, **options)
+    model.fit(x, x[:, :2], epochs=2, **options)
+    model.save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    model.fit(x, x[:, :2], epochs=2, **options)
+    for a, b in zip(arrays(unbroken.weights), arrays(model.weights)):
+        np.testing.assert_array_equal(a, b)
