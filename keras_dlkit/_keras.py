@@ -85,3 +85,15 @@ def all_layers(layer):
     The public `Model.layers` has those of the first level.
     """
     return layer._flatten_layers()
+
+
+def set_initial_value(variable, initializer):
+    """Gives a fresh variable the value that another initializer would.
+
+    While Keras traces a model that builds itself, its variables have no value
+    yet, and an `assign` would be lost with the trace.
+    """
+    if variable._value is None:
+        variable._initializer = initializer
+    else:
+        variable.assign(initializer(variable.shape, dtype=variable.dtype))

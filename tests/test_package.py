@@ -29,6 +29,7 @@ def test_public_names_are_saved_for_ever():
         dlkit.layers.ManifoldMixUp: "keras_dlkit>ManifoldMixUp",
         dlkit.layers.MixPoint: "keras_dlkit>MixPoint",
         dlkit.layers.RandomChoice: "keras_dlkit>RandomChoice",
+        dlkit.layers.Supermask: "keras_dlkit>Supermask",
     }
     for cls, name in names.items():
         assert get_registered_name(cls) == name

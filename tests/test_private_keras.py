@@ -78,6 +78,23 @@ def test_all_layers_are_found_at_any_depth():
     )
 
 
+def test_an_initial_value_reaches_a_variable_that_has_none_yet():
+    class Ones(keras.layers.Layer):
+        def build(self, input_shape):
+            self.w = self.add_weight(shape=(2,), initializer="zeros")
+            _keras.set_initial_value(self.w, keras.initializers.Ones())
+
+        def call(self, x):
+            return x * self.w
+
+    there, in_a_trace = Ones(), Ones()
+    there(ops.ones((1, 2)))
+    with keras.StatelessScope():
+        in_a_trace.build((1, 2))
+    for layer in (there, in_a_trace):
+        assert ops.convert_to_numpy(layer.w).tolist() == [1.0, 1.0]
+
+
 def test_swap_ema_weights_finds_the_averages():
     """`WrapperOptimizer` forwards a private name, for this callback."""
     inner = keras.optimizers.SGD(use_ema=True)
@@ -100,6 +117,7 @@ def test_private_names_are_touched_in_one_place():
             "_loss_tracker",
             "_jax_state",
             "_symbolic_build",
+            "_initializer",
         ):
             assert not re.search(rf"\.{name}\b", text), (path, name)
 

@@ -7,3 +7,4 @@ from keras_dlkit.layers.manifold_mix_up import ManifoldMixUp
 from keras_dlkit.layers.mix_point import MixPoint
 from keras_dlkit.layers.mix_up import MixUp
 from keras_dlkit.layers.random_choice import RandomChoice
+from keras_dlkit.layers.supermask import Supermask

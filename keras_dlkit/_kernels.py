@@ -1,0 +1,45 @@
+"""Which weights of a layer or a model are kernels: what pruning is about."""
+
+import math
+
+import keras
+
+TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+
+
+def is_kernel(variable):
+    """By its name, as Keras's layers call it; biases and scales are none."""
+    name = variable.name
+    return (
+        (name.endswith("kernel") or name in ("embeddings", "weight"))
+        and len(variable.shape) >= 2
+        and "float" in keras.backend.standardize_dtype(variable.dtype)
+    )
+
+
+def kernels_of(layer):
+    """The kernels of a layer and of the layers inside of it, each once."""
+    return [v for v in layer.weights if is_kernel(v)]
+
+
+def fan_in(layer, kernel):
+    """How many products are summed for one output of a kernel."""
+    shape = tuple(kernel.shape)
+    equation = getattr(layer, "equation", None)
+    if isinstance(layer, keras.layers.EinsumDense) and equation:
+        axes, output = equation.split(",")[1].split("->")
+        return math.prod(n for a, n in zip(axes, shape) if a not in output)
+    if kernel.name == "embeddings":
+        return shape[-1]
+    if kernel.name.startswith("depthwise") or isinstance(
+        layer,
+        (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+    ):
+        return math.prod(shape[:-2])
+    if isinstance(layer, TRANSPOSED):
+        return math.prod(shape[:-2]) * shape[-1]
+    return math.prod(shape[:-1])

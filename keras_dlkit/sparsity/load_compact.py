@@ -1,0 +1,99 @@
+"""The model of a file that `save_compact` wrote."""
+
+import json
+import os
+import zipfile
+from typing import Any
+
+import keras
+
+from keras_dlkit.sparsity._encoding import decode
+from keras_dlkit.sparsity.save_compact import FORMAT
+from keras_dlkit.sparsity.save_compact import MANIFEST
+from keras_dlkit.sparsity.save_compact import VERSION
+
+
+def load_compact(
+    path: str | os.PathLike,
+    *,
+    custom_objects: dict[str, Any] | None = None,
+    safe_mode: bool = True,
+) -> keras.Model:
+    """Loads a model that `keras_dlkit.sparsity.save_compact` saved.
+
+    Args:
+        path: String or path of the file.
+        custom_objects: `None`, or a dictionary of the classes and functions
+            that are not registered with Keras, by name.
+        safe_mode: Boolean. With `False`, `Lambda` layers are loaded: only for
+            files that you trust. Defaults to `True`.
+
+    Returns:
+        The model, not compiled, with the same weights bit for bit.
+
+    Raises:
+        ValueError: For a file of another kind, and where the weights in the
+            file are not those of the model.
+
+    State: none.
+    Runs: once.
+    Cost: that of building the model.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_dlkit as dlkit
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    dlkit.sparsity.save_compact(model, "model.compact")
+    same = dlkit.sparsity.load_compact("model.compact")
+    ```
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(_expected(path, "another kind of file, or a part"))
+    with zipfile.ZipFile(path) as file:
+        if MANIFEST not in file.namelist():
+            raise ValueError(_expected(path, f"{file.namelist()[:5]} in it"))
+        manifest = json.loads(file.read(MANIFEST))
+        if (manifest.get("format"), manifest.get("version")) != (
+            FORMAT,
+            VERSION,
+        ):
+            raise ValueError(
+                _expected(path, f"version {manifest.get('version')}")
+            )
+        model = keras.saving.deserialize_keras_object(
+            manifest["model"],
+            custom_objects=custom_objects,
+            safe_mode=safe_mode,
+        )
+        _assign(model, manifest["weights"], file)
+    return model
+
+
+def _assign(model, entries, file):
+    expected = [
+        (list(v.shape), keras.backend.standardize_dtype(v.dtype))
+        for v in model.weights
+    ]
+    received = [(entry["shape"], entry["dtype"]) for entry in entries]
+    if expected != received:
+        raise ValueError(
+            "The file must hold the weights of the model that its "
+            f"configuration makes, {expected[:5]}, ... Received: "
+            f"{received[:5]}, ... A subclassed model must make all its "
+            "weights in `build`."
+        )
+    for index, (variable, entry) in enumerate(zip(model.weights, entries)):
+        data = file.read(f"weights/{index}")
+        variable.assign(
+            decode(entry["kind"], data, entry["shape"], entry["dtype"])
+        )
+
+
+def _expected(path, received):
+    return (
+        "`path` must be a file that `save_compact` wrote, of version "
+        f"{VERSION}. Received: path={str(path)!r}, with {received}"
+    )

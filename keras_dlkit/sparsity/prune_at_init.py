@@ -1,0 +1,198 @@
+"""Pruning before training: SNIP, GraSP, SynFlow."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlkit import _checks
+from keras_dlkit._kernels import kernels_of
+from keras_dlkit.ops.score_mask import check_sparsity
+from keras_dlkit.sparsity import _models
+from keras_dlkit.sparsity import _scores
+from keras_dlkit.sparsity._encoding import as_array
+
+SCORES = ("snip", "grasp", "synflow")
+
+
+def prune_at_init(
+    model: keras.Model,
+    x: Any = None,
+    y: Any = None,
+    *,
+    score: str,
+    sparsity: float,
+    loss: str | Callable | None = None,
+    include: str | None = None,
+    exclude: str | None = None,
+) -> dict[str, np.ndarray]:
+    r"""Sets the weights that matter least to zero, before any training.
+
+    With \(w\) the weights, \(g\) the gradient and \(H\) the Hessian of the
+    loss on `(x, y)`, a weight matters by
+
+    - `"snip"`: \(\lvert g \odot w \rvert\), the change of the loss;
+    - `"grasp"`: \(w \odot H g\), the flow of gradient that it carries;
+    - `"synflow"`: \(v \odot \partial R / \partial v\) at
+      \(v = \lvert w \rvert\), with \(R\) the sum over all paths through the
+      network of the products of their weights: without data, in 100 rounds.
+
+    Exactly `round(sparsity * n)` of the `n` weights of all kernels together
+    are pruned; among equal scores those of the first kernel and the lowest
+    flat index go first. Biases and normalizations are never pruned. The
+    weights are changed in place; nothing else is, no statistics, no random
+    state.
+
+    To train on with the zeros kept, give the masks to an optimizer that holds
+    them: zeros by themselves move with the first step.
+
+    Args:
+        model: `keras.Model`, built; for `"synflow"` Sequential or Functional.
+        x: One batch of inputs, as the model takes them. The papers take
+            some ten samples of each class. Not used by `"synflow"`.
+        y: The targets. Not used by `"synflow"`.
+        score: `"snip"`, `"grasp"` or `"synflow"`. GraSP is meant for high
+            sparsity; the authors divide logits by 200 for it: do so in `loss`.
+        sparsity: Float in `[0, 1)`. The share of the weights that go. 0
+            changes nothing.
+        loss: `None` for the loss that the model was compiled with, or a loss as
+            `compile` takes it, for a model of one output.
+        include: `None` (every kernel), or a regular expression that is
+            searched in `variable.path`.
+        exclude: `None`, or a regular expression. What it finds is left out.
+
+    Returns:
+        Dictionary of masks by `variable.path`: uint8 arrays, 0 where a weight
+        was pruned.
+
+    Raises:
+        TypeError, ValueError: For arguments out of range, a model that is not
+            built or has no loss, patterns that leave no kernel, and scores
+            that are not finite or all zero.
+
+    State: none.
+    Runs: once, before `fit`.
+    Cost: one gradient of the batch (SNIP), two (GraSP), 100 of a single
+        sample (SynFlow).
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    import keras_dlkit as dlkit
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    x, y = np.random.normal(size=(8, 4)), np.ones((8, 3))
+    masks = dlkit.sparsity.prune_at_init(
+        model, x, y, score="snip", sparsity=0.5
+    )
+    ```
+
+    References:
+        - [Lee et al., 2019](https://arxiv.org/abs/1810.02340) (SNIP)
+        - [Wang et al., 2020](https://arxiv.org/abs/2002.07376) (GraSP)
+        - [Tanaka et al., 2020](https://arxiv.org/abs/2006.05467) (SynFlow)
+    """
+    model = _models.checked(model, "prune_at_init")
+    _checks.check_one_of("score", score, SCORES)
+    sparsity = check_sparsity(sparsity)
+    kernels = _chosen(model, include, exclude)
+    if sparsity == 0:
+        masks = [np.ones(k.shape, "uint8") for k in kernels]
+    elif score == "synflow":
+        masks = _in_rounds(model, kernels, sparsity)
+    else:
+        batch, loss = _batch(model, x, y, score, loss)
+        score_of = getattr(_scores, score)
+        scores = score_of(model, kernels, batch, loss)
+        masks = _lowest_pruned(scores, sparsity, score)
+    for kernel, mask in zip(kernels, masks):
+        if not mask.all():
+            values = as_array(kernel)
+            kernel.assign(np.where(mask, values, np.zeros_like(values)))
+    return {kernel.path: mask for kernel, mask in zip(kernels, masks)}
+
+
+def _chosen(model, include, exclude):
+    known = kernels_of(model)
+    chosen = [
+        kernel
+        for kernel in known
+        if (include is None or re.search(include, kernel.path))
+        and not (exclude is not None and re.search(exclude, kernel.path))
+    ]
+    if not chosen:
+        raise ValueError(
+            "`include` and `exclude` must leave at least one kernel. Received: "
+            f"include={include!r}, exclude={exclude!r} for the kernels "
+            f"{[kernel.path for kernel in known][:20]}"
+        )
+    return chosen
+
+
+def _batch(model, x, y, score, loss):
+    if x is None or y is None:
+        raise ValueError(
+            f"`score={score!r}` needs a batch `x` and its targets `y`. "
+            f"Received: x={type(x)}, y={type(y)}"
+        )
+    if loss is None and not model.compiled:
+        raise ValueError(
+            f"`score={score!r}` needs a loss: compile the model, or give "
+            f"`loss=`. Received: loss=None, and {model.name!r}, which is not "
+            "compiled"
+        )
+    if loss is not None:
+        loss = keras.losses.get(loss)
+    return keras.tree.map_structure(_tensor, (x, y)), loss
+
+
+def _tensor(array):
+    floats = "float" in keras.backend.standardize_dtype(array.dtype)
+    return ops.convert_to_tensor(
+        array, dtype=keras.config.floatx() if floats else None
+    )
+
+
+def _in_rounds(model, kernels, sparsity):
+    """SynFlow: the density falls exponentially, and scores are found anew."""
+    flow = _scores.SynFlow(model, kernels)
+    weights = [as_array(k).astype("float32") for k in kernels]
+    masks = [np.ones(w.shape, "uint8") for w in weights]
+    for round_ in range(1, _scores.ROUNDS + 1):
+        now = [
+            ops.convert_to_tensor(w * m, dtype=k.dtype)
+            for w, m, k in zip(weights, masks, kernels)
+        ]
+        scores = flow(now)
+        # What has gone goes first again.
+        scores = [np.where(m, s, -1.0) for s, m in zip(scores, masks)]
+        share = 1 - (1 - sparsity) ** (round_ / _scores.ROUNDS)
+        if round_ == _scores.ROUNDS:
+            share = sparsity
+        masks = _lowest_pruned(scores, share, "synflow")
+    return masks
+
+
+def _lowest_pruned(scores, share, name):
+    """Masks without the lowest `share` of all; ties by the flat index."""
+    flat = np.concatenate([np.ravel(s) for s in scores]).astype("float64")
+    if not np.isfinite(flat).all() or not (flat != 0).any():
+        raise ValueError(
+            f"The scores of `score={name!r}` must be finite, and not all "
+            f"zero. Received: scores from {np.min(flat)} to {np.max(flat)}. "
+            "Look at the loss, the inputs and the activations."
+        )
+    order = np.argsort(flat, kind="stable")
+    mask = np.ones(flat.size, "uint8")
+    mask[order[: round(share * flat.size)]] = 0
+    ends = np.cumsum([np.size(s) for s in scores])[:-1]
+    return [
+        part.reshape(np.shape(s))
+        for part, s in zip(np.split(mask, ends), scores)
+    ]
