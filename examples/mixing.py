@@ -37,12 +37,15 @@ from typing import NamedTuple
 import keras
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.datasets import load_digits
+from quickstart import KERAS_DATASETS
+from quickstart import build_network
+from quickstart import load
+from quickstart import markdown
+from quickstart import spread
 
 import keras_dlkit as dlkit
 
 BATCH_SIZE = 32
-KERAS_DATASETS = ("fashion_mnist", "mnist", "cifar10")
 # Distinct for all kinds of colour vision (Okabe and Ito).
 COLORS = {
     "plain": "#555555",
@@ -60,27 +63,18 @@ learned from, or a data set of Keras by its name.
 """
 
 
-def load(name, train_size, test_size):
+def take(name, train_size, test_size):
     """Images in [0, 1] and integer labels: to learn from, and of the test."""
-    if name == "digits":
-        digits = load_digits()
-        images, labels = digits.images, digits.target
-        order = np.random.default_rng(0).permutation(len(labels))
-    else:
-        parts = getattr(keras.datasets, name).load_data()
-        images, labels = map(np.concatenate, zip(*parts))
-        # The test set stays apart: it comes last, here and there.
-        random = np.random.default_rng(0)
-        counts = [len(part[1]) for part in parts]
-        order = np.concatenate(
-            [random.permutation(counts[0]), counts[0] + np.arange(counts[1])]
-        )
-    images = (images / images.max()).astype("float32")
-    if images.ndim == 3:
-        images = images[..., None]
-    labels = labels.ravel().astype("int32")
-    train, test = order[:train_size], order[-test_size:]
-    return (images[train], labels[train]), (images[test], labels[test])
+
+    def some(images, labels, count):
+        order = np.random.default_rng(0).permutation(len(labels))[:count]
+        images = (images[order] / images.max()).astype("float32")
+        if images.ndim == 3:
+            images = images[..., None]
+        return images, labels[order].ravel().astype("int32")
+
+    train, test = load(name)
+    return some(*train, train_size), some(*test, test_size)
 
 
 """
@@ -89,24 +83,6 @@ def load(name, train_size, test_size):
 An ordinary network. What is mixed is a part that `attach` puts before its
 training step; evaluation and prediction are as ever.
 """
-
-
-def build_network(input_shape, classes):
-    layers = [keras.Input(input_shape)]
-    side, filters = input_shape[0], 32
-    while side > 3:
-        layers += [
-            keras.layers.Conv2D(filters, 3, padding="same", use_bias=False),
-            keras.layers.BatchNormalization(momentum=0.9),
-            keras.layers.ReLU(),
-            keras.layers.MaxPooling2D(),
-        ]
-        side, filters = side // 2, 64
-    layers += [
-        keras.layers.GlobalAveragePooling2D(),
-        keras.layers.Dense(classes),
-    ]
-    return keras.Sequential(layers)
 
 
 def make_part(method, classes, seed=None):
@@ -186,28 +162,15 @@ def train_all(data, seeds, epochs):
 """
 
 
-def spread(values):
-    """The mean, with the standard deviation if there is one."""
-    text = f"{np.mean(values):.1f}"
-    return text if len(values) < 2 else f"{text} ± {np.std(values, ddof=1):.1f}"
-
-
 def report(runs, seeds, train_size, test_size):
-    lines = [
-        "| method | test accuracy | training accuracy | seconds |",
-        "| --- | --- | --- | --- |",
-    ]
+    rows = [("method", "test accuracy", "training accuracy", "seconds")]
     for method in COLORS:
         own = [run for run in runs if run.method == method]
-        cells = (
-            method,
-            spread([run.test_accuracy for run in own]),
-            spread([run.train_accuracies[-1] for run in own]),
-            f"{np.mean([run.seconds for run in own]):.1f}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    table = "\n".join(lines)
-    return f"""{table}
+        accuracies = spread([run.test_accuracy for run in own])
+        last = spread([run.train_accuracies[-1] for run in own])
+        seconds = np.mean([run.seconds for run in own])
+        rows.append((method, accuracies, last, f"{seconds:.1f}"))
+    return f"""{markdown(rows)}
 
 Percent of {test_size} test images, and of {train_size} training images in the
 last epoch, of which the dominant label counts where images are mixed. Mean and
@@ -302,7 +265,7 @@ def parse(arguments):
         "--train-size", type=int, default=320, help="images to learn from"
     )
     parser.add_argument(
-        "--test-size", type=int, default=1000, help="images of the test"
+        "--test-size", type=int, default=700, help="images of the test"
     )
     parser.add_argument("--seeds", type=int, default=3, help="fits of each")
     parser.add_argument("--epochs", type=int, default=40, help="of each fit")
@@ -325,7 +288,7 @@ def parse(arguments):
 def main(arguments=None):
     start = time.perf_counter()
     options = parse(arguments)
-    data = load(options.data, options.train_size, options.test_size)
+    data = take(options.data, options.train_size, options.test_size)
     runs = train_all(data, options.seeds, options.epochs)
 
     sizes = [len(images) for images, _ in data]

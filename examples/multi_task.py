@@ -44,7 +44,7 @@ import keras_dlkit as dlkit
 BATCH_SIZE = 64
 LARGEST_ANGLE = 45.0  # degrees
 NOISE = 0.2
-TURNS = 5  # of each training image
+TURNS = 3  # of each training image
 KINDS = {
     "digit": "classification",
     "angle": "regression",
@@ -223,7 +223,7 @@ def report(results, seconds):
 """
 
 
-def parse_arguments():
+def parse(arguments):
     parser = argparse.ArgumentParser(description="Task weights on digits")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
@@ -237,11 +237,11 @@ def parse_arguments():
     parser.add_argument(
         "--only", nargs="*", choices=METHODS, default=list(METHODS)
     )
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main():
-    arguments = parse_arguments()
+def main(arguments=None):
+    arguments = parse(arguments)
     data = load()
     found = None
     if "searched" in arguments.only:
@@ -262,10 +262,10 @@ def main():
             results.setdefault(name, []).append(errors(model, *data.test))
             print(f"{name}, seed {seed}: {seconds[name][-1]:.1f} s", flush=True)
             if name == "UncertaintyWeighting":
-                sigmas = {
-                    task: float(keras.ops.exp(0.5 * s))
+                sigmas = ", ".join(
+                    f"{task} {np.exp(0.5 * keras.ops.convert_to_numpy(s)):.3f}"
                     for task, s in model.parts[0].log_variances.items()
-                }
+                )
                 print(f"  learned sigmas: {sigmas}")
     print(report(results, seconds))
     print(

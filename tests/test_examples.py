@@ -302,6 +302,7 @@ def test_options_out_of_range_are_refused(quickstart, capsys, option, message):
 
 
 def test_mixing_writes_a_table_and_pictures(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
     mixing = load("mixing")
     colors = {name: mixing.COLORS[name] for name in ("plain", "CutMix")}
     monkeypatch.setattr(mixing, "COLORS", colors)
@@ -310,7 +311,7 @@ def test_mixing_writes_a_table_and_pictures(tmp_path, monkeypatch, capsys):
     )
     results = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert results in capsys.readouterr().out
-    assert re.search(r"^\| CutMix \| \d", results, re.M)
+    assert re.search(r"^\| CutMix +\| \d", results, re.M)
     for name in ("accuracies", "mixed"):
         picture = imread(tmp_path / f"{name}.png")
         assert min(picture.shape[:2]) > 400
@@ -337,3 +338,31 @@ def test_sharpness_aware_writes_a_table_and_a_picture(
     picture = imread(tmp_path / "sharpness_aware.png")
     assert min(picture.shape[:2]) > 400
     assert picture[..., :3].std() > 0.01
+
+
+# multi_task.py
+
+
+def test_multi_task_prints_a_table(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    script = load("multi_task")
+    monkeypatch.setattr(script, "TURNS", 1)
+    names = ["equal", "searched", "UncertaintyWeighting"]
+    script.main(
+        ["--seeds=1", "--epochs=1", "--search", "0.01", "--only", *names]
+    )
+    printed = capsys.readouterr().out
+    for name in names:
+        assert re.search(rf"^\| {name} +\| \d[^|]+\| \d", printed, re.M)
+    assert "found: {'digit': 1.0, 'angle': 0.01, 'image': 10.0}" in printed
+    assert re.search(r"sigmas: digit \d.*angle \d+.*image 0", printed)
+
+
+def test_multi_task_has_a_test_set_apart(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    data = load("multi_task").load()
+    images, targets = data.test
+    assert len(images) == 697 and len(data.train[0]) == 3 * 832
+    clean = {t.tobytes() for t in data.train[1]["image"]}
+    assert not any(t.tobytes() in clean for t in targets["image"])
+    assert np.abs(targets["angle"]).max() <= 45

@@ -59,7 +59,8 @@ def check(name, setting, inner="momentum", weighted=False):
         lambda *run: reference.train(*run, method=rules(), **numpy_arguments),
         inner,
         weighted,
-        atol=5e-5,  # differences of gradients lose digits
+        # Differences of gradients lose digits, and one of them is kept on.
+        atol=1e-4 if name == "look" else 5e-5,
     )
     # Another method than SAM with the same arguments.
     assert distance(numpy_run(inner, weighted, **numpy_arguments), expected) > (
