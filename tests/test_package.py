@@ -19,6 +19,7 @@ def test_public_names_are_saved_for_ever():
         dlkit.optimizers.FriendlySAM: "keras_dlkit>FriendlySAM",
         dlkit.optimizers.LookSAM: "keras_dlkit>LookSAM",
         dlkit.optimizers.MomentumSAM: "keras_dlkit>MomentumSAM",
+        dlkit.optimizers.Masked: "keras_dlkit>Masked",
         dlkit.regularizers.HypersphericalEnergy: (
             "keras_dlkit>HypersphericalEnergy"
         ),
