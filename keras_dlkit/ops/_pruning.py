@@ -38,6 +38,8 @@ def lowest(scores, count):
 def remove(scores, masks, count):
     """Masks with `count` more zeros, over all arrays as one vector.
 
+    Weights with a score of infinity stay in any case.
+
     What is pruned already ranks below all that lives, so that one partition
     does for both and nothing has to be gathered.
     """
@@ -47,6 +49,7 @@ def remove(scores, masks, count):
     )
     dead = sum(m.size - np.count_nonzero(m) for m in live)
     gone = lowest(ranked, dead + count) if count else ~_flat(live)
+    gone &= ranked < np.inf  # must stay
     ends = np.cumsum([m.size for m in live])[:-1]
     return [
         (~part).reshape(m.shape).astype("uint8")

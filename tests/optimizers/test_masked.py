@@ -278,7 +278,7 @@ class Watch(keras.callbacks.Callback):
         self.masked, self.seen = masked, 0
 
     def on_train_batch_end(self, batch, logs=None):
-        self.model  # on JAX: what the step has left
+        assert self.model is not None  # on JAX: gets what the step has left
         masks = self.masked.masks.values()
         for v, mask in zip(self.masked.masked_variables, masks):
             value = np.asarray(ops.convert_to_numpy(v))
