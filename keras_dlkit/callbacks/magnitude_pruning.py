@@ -157,6 +157,7 @@ class MagnitudePruning(keras.callbacks.Callback):
     def _due(self, batch):
         # With several steps in one execution, those of all of them.
         end = batch + (self._net.steps_per_execution or 1)
+        end = min(end, self.params.get("steps") or end)
         return self._plan.due(self._done, self._clock.updates(end), self._last)
 
     def _prune(self, sparsity):

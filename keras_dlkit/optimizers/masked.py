@@ -233,10 +233,13 @@ class Masked(WrapperOptimizer):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
+        luggage = dict(self._luggage)
         for name, passenger in self._passengers.items():
             if passenger is not None:
-                for key, array in passenger.get_state().items():
-                    store[f"{name}:{key}"] = array
+                luggage[name] = passenger.get_state()
+        for name, arrays in luggage.items():
+            for key, array in arrays.items():
+                store[f"{name}:{key}"] = array
 
     def load_own_variables(self, store):
         masks, luggage = {}, {}
