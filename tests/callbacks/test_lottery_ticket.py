@@ -11,6 +11,8 @@ from keras_dlkit.callbacks._criteria import CRITERIA
 from tests import zoo
 
 LotteryTicket = dlkit.callbacks.LotteryTicket
+# Most of these take longer to trace than to run.
+EAGER = keras.config.backend() == "tensorflow"
 ROUNDS, EPOCHS, STEPS, ROWS = 4, 2, 3, 4
 RATE, MOMENTUM, DECAY = 0.25, 0.5, 0.9
 
@@ -45,7 +47,8 @@ def net(learning_rate=None):
         learning_rate = keras.optimizers.schedules.ExponentialDecay(
             RATE, decay_steps=1, decay_rate=DECAY
         )
-    model.compile(keras.optimizers.SGD(learning_rate, momentum=MOMENTUM), "mse")
+    optimizer = keras.optimizers.SGD(learning_rate, momentum=MOMENTUM)
+    model.compile(optimizer, "mse", run_eagerly=EAGER)
     return model
 
 
@@ -270,7 +273,8 @@ def test_controls(control):
 def test_what_goes_back_goes_back_whole():
     """Batch statistics and Adam's moments are those of the begin."""
     model, arguments, compile_arguments = zoo.make("sequential")
-    model.compile(keras.optimizers.Adam(0.01), **compile_arguments)
+    adam = keras.optimizers.Adam(0.01)
+    model.compile(adam, run_eagerly=EAGER, **compile_arguments)
     begin = to_numpy(model.weights)
     seen = []
 
@@ -373,7 +377,7 @@ class Kill(keras.callbacks.Callback):
             raise Killed
 
 
-def dropout_net():
+def dropout_net(eager=EAGER):
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
         [
@@ -385,7 +389,8 @@ def dropout_net():
         ],
         name="net",
     )
-    model.compile(keras.optimizers.Adam(0.05), "mse", metrics=["mae"])
+    adam = keras.optimizers.Adam(0.05)
+    model.compile(adam, "mse", metrics=["mae"], run_eagerly=eager)
     return model
 
 
@@ -396,7 +401,8 @@ def stopping():
 
 
 def resumable(path, order, kill=None, attach=False):
-    model = dropout_net()
+    # One in the graph, where a round must trace nothing and forget nothing.
+    model = dropout_net(EAGER and order != "own")
     if attach:
         with pytest.warns(UserWarning, match="took over"):
             model = dlkit.attach(model)
@@ -425,7 +431,7 @@ def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
     expected = to_numpy(whole.variables + whole.optimizer.variables)
     assert {row["epochs"] for row in ticket.history} == {2, 3}
     # In round 0 after the step to go back to, and where rounds begin.
-    for kill in (1, *{row["epochs"] for row in ticket.history}, 4):
+    for kill in (1, 3) if order == "own" else (1, 2, 3, 4):
         path = tmp_path / str(kill)
         resumable(path, order, kill)
         model, again = resumable(path, order)
@@ -499,6 +505,7 @@ def test_table_plot_and_logs(tmp_path, capsys):
     assert (tmp_path / "tickets.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nested", "subclassed", "masked"])
 def test_models_of_all_kinds(name):
     model, arguments, compile_arguments = zoo.make(name)

@@ -11,6 +11,8 @@ from tests import zoo
 from tests.schedules.test_sparsity import Pruning
 
 BACKEND = keras.config.backend()
+# Most of these take longer to trace than to run.
+EAGER = BACKEND == "tensorflow"
 MagnitudePruning = dlkit.callbacks.MagnitudePruning
 Constant = dlkit.schedules.ConstantSparsity
 Polynomial = dlkit.schedules.PolynomialSparsity
@@ -22,7 +24,9 @@ def net(seed=0, optimizer=None, **arguments):
     model = keras.Sequential(
         [keras.Input((8,)), layers.Dense(12, "tanh"), layers.Dense(4)]
     )
-    model.compile(optimizer or keras.optimizers.Adam(0.01), "mse", **arguments)
+    optimizer = optimizer or keras.optimizers.Adam(0.01)
+    arguments = {"run_eagerly": EAGER, **arguments}
+    model.compile(optimizer, "mse", **arguments)
     return model
 
 
@@ -225,7 +229,8 @@ class Stop(keras.callbacks.Callback):
 
 
 def test_a_trained_optimizer_keeps_its_state():
-    model, plain = net(), net()
+    # In the graph: what was compiled before must not train on.
+    model, plain = net(run_eagerly=False), net(run_eagerly=False)
     x, y = data()
     for m in (model, plain):
         m.fit(x, y, verbose=0, shuffle=False)
@@ -260,6 +265,7 @@ def test_mixed_float16_and_loading(tmp_path):
     assert zeros(loaded) == SIZE // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["nested", "subclassed", "masked", "convolutional"]
 )
@@ -290,7 +296,7 @@ if BACKEND != "torch":
     def test_several_steps_in_one_execution():
         """Where a count of hooks would see 5 of the 20 steps."""
         schedule = Polynomial(0.8, begin_step=2, end_step=17)
-        model = net(steps_per_execution=4)
+        model = net(steps_per_execution=4, run_eagerly=False)
         counts, _ = run(model, MagnitudePruning(schedule, every_steps=3))
         every = expected_counts(schedule, 3, 2, 17, 20, 20)
         # Ten batches: executions of 4, 4 and 2 steps.
