@@ -9,6 +9,7 @@ from keras import ops
 import keras_dlkit as dlkit
 from keras_dlkit.callbacks._criteria import CRITERIA
 from tests import zoo
+from tests.conformance.test_contracts import run_script
 
 LotteryTicket = dlkit.callbacks.LotteryTicket
 # Most of these take longer to trace than to run.
@@ -425,13 +426,11 @@ def resumable(path, order, kill=None, attach=False):
 
 @pytest.mark.parametrize("order", ["before", "after", "own"])
 def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
-    whole, ticket = resumable(
-        None if order == "own" else tmp_path / "no", "none"
-    )
+    whole, ticket = resumable(tmp_path / "no", order)
     expected = to_numpy(whole.variables + whole.optimizer.variables)
     assert {row["epochs"] for row in ticket.history} == {2, 3}
     # In round 0 after the step to go back to, and where rounds begin.
-    for kill in (1, 3) if order == "own" else (1, 2, 3, 4):
+    for kill in (1, 2, 3, 4) if order == "before" else (1, 3):
         path = tmp_path / str(kill)
         resumable(path, order, kill)
         model, again = resumable(path, order)
@@ -441,6 +440,7 @@ def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
         assert again.history == ticket.history
 
 
+@pytest.mark.slow
 def test_an_attached_model_with_sam_goes_on_too(tmp_path):
     whole, ticket = resumable(tmp_path / "no", "none", attach=True)
     resumable(tmp_path / "yes", "before", kill=3, attach=True)
@@ -581,3 +581,9 @@ if keras.config.backend() != "torch":
         model.compile("sgd", "mse", steps_per_execution=3)
         with pytest.raises(ValueError, match="passed over"):
             fit(model, LotteryTicket(ROUNDS, EPOCHS, rewind=2))
+
+    @pytest.mark.slow
+    def test_several_devices():
+        """In a process of its own: devices are set before anything else."""
+        output = run_script("tests/callbacks/pruning_devices.py")
+        assert "pruning: ok" in output and "ticket: ok" in output
