@@ -108,7 +108,11 @@ def fit_of(net, arguments, schedule=None):
                 )
             ]
         net.fit(
-            batches(), steps_per_epoch=steps, callbacks=callbacks, verbose=0
+            batches(),
+            steps_per_epoch=steps,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=0,
         )
 
     return run
