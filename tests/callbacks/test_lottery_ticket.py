@@ -440,6 +440,57 @@ def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
         assert again.history == ticket.history
 
 
+class KillAtTheEnd(keras.callbacks.Callback):
+    """After the last epoch was saved, before training ends."""
+
+    def __init__(self, ticket):
+        super().__init__()
+        self.ticket = ticket
+
+    def on_epoch_end(self, epoch, logs=None):
+        if len(self.ticket.history) == self.ticket.rounds:
+            raise Killed
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_killed_when_all_is_done(early, tmp_path):
+    def run(kill):
+        callbacks = [stopping()] if early else []
+        ticket = LotteryTicket(
+            2, 3, callbacks=callbacks, checkpoint_dir=tmp_path / str(kill)
+        )
+        model = dropout_net()
+        last = [KillAtTheEnd(ticket)] if kill else []
+        arguments = {"epochs": 6, "validation_data": data()}
+        if kill:
+            with pytest.raises(Killed):
+                fit(model, ticket, *last, **arguments)
+            model = dropout_net()
+        fit(model, ticket, **arguments)
+        return to_numpy(model.weights), ticket.history
+
+    (a, rows), (b, others) = run(False), run(True)
+    for x, y in zip(a, b):
+        np.testing.assert_array_equal(x, y)
+    assert rows == others and (len(rows) == 2)
+
+
+def test_masks_that_are_there_are_taken_over():
+    model = net()
+    model.compile(dlkit.optimizers.Masked("sgd"), "mse", run_eagerly=EAGER)
+    masked = model.optimizer
+    masked.build(model.trainable_variables)
+    first = {p: np.eye(4, 6) for p in masked.masks if "hidden" in p}
+    masked.set_masks(first)
+    ticket = LotteryTicket(2, 1, pruning_rate=0.5, include="hidden")
+    fit(model, ticket, epochs=2)
+    assert model.optimizer is masked
+    assert [row["density"] for row in ticket.history] == [4 / 24, 2 / 24]
+    (before,), (after,) = first.values(), ticket.masks.values()
+    assert (after <= before).all()
+    assert all(m.all() for p, m in masked.masks.items() if "out" in p)
+
+
 @pytest.mark.slow
 def test_an_attached_model_with_sam_goes_on_too(tmp_path):
     whole, ticket = resumable(tmp_path / "no", "none", attach=True)
