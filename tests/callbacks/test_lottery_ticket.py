@@ -430,7 +430,7 @@ def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
     expected = to_numpy(whole.variables + whole.optimizer.variables)
     assert {row["epochs"] for row in ticket.history} == {2, 3}
     # In round 0 after the step to go back to, and where rounds begin.
-    for kill in (1, 2, 3, 4) if order == "before" else (1, 3):
+    for kill in (1, 2, 3) if order == "before" else (3,):
         path = tmp_path / str(kill)
         resumable(path, order, kill)
         model, again = resumable(path, order)
