@@ -38,22 +38,18 @@ def lowest(scores, count):
 def remove(scores, masks, count):
     """Masks with `count` more zeros, over all arrays as one vector.
 
-    Weights with a score of infinity stay in any case.
-
-    What is pruned already ranks below all that lives, so that one partition
-    does for both and nothing has to be gathered.
+    Weights with a score of infinity stay in any case. Only what may go is
+    ranked: a partition is slow where many entries are equal.
     """
-    live = [np.asarray(mask) != 0 for mask in masks]
-    ranked = np.concatenate(
-        [np.where(m, s, -np.inf).ravel() for s, m in zip(scores, live)]
-    )
-    dead = sum(m.size - np.count_nonzero(m) for m in live)
-    gone = lowest(ranked, dead + count) if count else ~_flat(live)
-    gone &= ranked < np.inf  # must stay
-    ends = np.cumsum([m.size for m in live])[:-1]
+    live = _flat([np.asarray(mask) != 0 for mask in masks])
+    ranked = _flat(scores)
+    candidates = live & (ranked < np.inf)
+    values = ranked[candidates]
+    live[candidates] = ~lowest(values, min(count, values.size))
+    ends = np.cumsum([mask.size for mask in masks])[:-1]
     return [
-        (~part).reshape(m.shape).astype("uint8")
-        for part, m in zip(np.split(gone, ends), live)
+        part.reshape(mask.shape).astype("uint8")
+        for part, mask in zip(np.split(live, ends), masks)
     ]
 
 

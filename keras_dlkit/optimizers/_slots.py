@@ -77,5 +77,5 @@ def _initial(optimizer, name, variable):
 
 def _fill(variable, live, value):
     array = np.asarray(ops.convert_to_numpy(variable))
-    if (array[~live] != value).any():
+    if ((array != value) & ~live).any():
         variable.assign(np.where(live, array, np.asarray(value, array.dtype)))
