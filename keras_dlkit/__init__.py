@@ -6,6 +6,7 @@ from keras_dlkit import losses
 from keras_dlkit import ops
 from keras_dlkit import optimizers
 from keras_dlkit import regularizers
+from keras_dlkit import schedules
 from keras_dlkit import sparsity
 from keras_dlkit.attach import Attached
 from keras_dlkit.attach import attach

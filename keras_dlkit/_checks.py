@@ -49,3 +49,14 @@ def check_one_of(name, value, allowed):
             f"Received: {name}={value!r}"
         )
     return value
+
+
+def check_rate(name, value):
+    """Raises unless `value` is a number in `[0, 1)`."""
+    value = check_number(name, value, at_least=0, at_most=1)
+    if value == 1:
+        raise ValueError(
+            f"`{name}` must be less than 1, or nothing is left. "
+            f"Received: {name}={value!r}"
+        )
+    return value

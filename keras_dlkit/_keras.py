@@ -4,6 +4,8 @@
 them has moved, that test fails and says which.
 """
 
+import keras
+
 
 def compile_arguments(model):
     """The arguments of `model`'s last `compile`, as the objects they were.
@@ -97,3 +99,53 @@ def set_initial_value(variable, initializer):
         variable._initializer = initializer
     else:
         variable.assign(initializer(variable.shape, dtype=variable.dtype))
+
+
+def replace_optimizer(model, optimizer, given=None):
+    """Puts another optimizer into a compiled model, and what is saved of it.
+
+    Without the second, a saved model would be compiled with the old one, and
+    drop the state of the new one.
+
+    Args:
+        model: `keras.Model`, compiled.
+        optimizer: The one that trains.
+        given: The one that `compile` is to be given after loading; `None` for
+            the same.
+    """
+    model.optimizer = optimizer
+    model._compile_config.config["optimizer"] = given or optimizer
+
+
+def optimizer_of(optimizer, variable):
+    """The optimizer that updates the weight: of a `MultiOptimizer`, its part.
+
+    Which weights an optimizer is for has no public name.
+    """
+    for part in getattr(optimizer, "optimizers", []):
+        if any(v is variable for v in part._trainable_variables):
+            return part
+    return optimizer
+
+
+def optimizer_slots(optimizer, variable):
+    """The optimizer's own variables of the weight's shape, by attribute.
+
+    Keras keeps them in lists with an entry a weight.
+    """
+    optimizer = optimizer_of(optimizer, variable)
+    weights = optimizer._trainable_variables
+    index = next((i for i, v in enumerate(weights) if v is variable), None)
+    found = []
+    for name, slots in vars(optimizer).items():
+        if (
+            index is None
+            or name in ("_variables", "_trainable_variables")
+            or not isinstance(slots, (list, tuple))
+            or len(slots) != len(weights)
+        ):
+            continue
+        slot = slots[index]
+        if isinstance(slot, keras.Variable) and slot.shape == variable.shape:
+            found.append((name, slot))
+    return found

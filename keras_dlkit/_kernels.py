@@ -1,6 +1,7 @@
 """Which weights of a layer or a model are kernels: what pruning is about."""
 
 import math
+import re
 
 import keras
 
@@ -11,12 +12,15 @@ TRANSPOSED = (
 )
 
 
+# By the last word of their names: what shifts or scales is no kernel, of
+# however many dimensions (those of attention and recurrent layers have two).
+NEVER = re.compile(r"(^|_)(bias|biases|gamma|beta|alpha|scale)$|^lora_")
+
+
 def is_kernel(variable):
-    """By its name, as Keras's layers call it; biases and scales are none."""
-    name = variable.name
     return (
-        (name.endswith("kernel") or name in ("embeddings", "weight"))
-        and len(variable.shape) >= 2
+        len(variable.shape) >= 2
+        and not NEVER.search(variable.name)
         and "float" in keras.backend.standardize_dtype(variable.dtype)
     )
 

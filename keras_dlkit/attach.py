@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_dlkit import _keras
+from keras_dlkit import _plain
 from keras_dlkit import _step_batch
 from keras_dlkit import _task_losses
 from keras_dlkit._admission import HONOURED
@@ -30,7 +31,6 @@ from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
-from keras_dlkit.optimizers.wrapper_optimizer import innermost
 from keras_dlkit.regularizers.regularize import strip_energies
 from keras_dlkit.regularizers.weight_penalty import WeightPenalty
 
@@ -106,8 +106,8 @@ def attach(
 def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
     """Gives the plain Keras model back: no wrapper, no parts of ours.
 
-    A `HypersphericalEnergy` is taken off its kernels; the other regularizers
-    stay.
+    A `HypersphericalEnergy` is taken off its kernels, and a wrapper as
+    `Masked` off the optimizer; the other regularizers stay.
 
     If the attached model was compiled, the plain one is compiled too, with
     the innermost optimizer, its state kept (a loss scaler is made anew by
@@ -116,8 +116,8 @@ def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
 
     Args:
         model_or_path: What `attach` returned, or the path of a `.keras` file
-            it was saved to. A model that was never attached comes back as it
-            is.
+            it was saved to. A model that was never attached comes back as the
+            same object.
 
     Returns:
         `keras.Model`. For a model that was attached in this process, the same
@@ -138,10 +138,11 @@ def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
         model = keras.saving.load_model(model)
     strip_energies(model)
     if not isinstance(model, Attached):
+        _plain.unwrap_optimizer(model)
         return model
     if model.compiled:
         arguments = model.compile_arguments()
-        arguments["optimizer"] = _plain_optimizer(model)
+        arguments["optimizer"] = _plain.optimizer(model, model.model)
         keras.Model.compile(model.model, **arguments)
     return model.model
 
@@ -490,11 +491,3 @@ for _name in (
     "output_shape",
 ):
     setattr(Attached, _name, _answered_by_model(_name))
-
-
-def _plain_optimizer(model):
-    """The optimizer that no wrapper is, fit for the plain network."""
-    optimizer = innermost(model.optimizer)
-    if len(model.trainable_variables) == len(model.model.trainable_variables):
-        return optimizer
-    return type(optimizer).from_config(optimizer.get_config())

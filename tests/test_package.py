@@ -19,6 +19,9 @@ def test_public_names_are_saved_for_ever():
         dlkit.optimizers.FriendlySAM: "keras_dlkit>FriendlySAM",
         dlkit.optimizers.LookSAM: "keras_dlkit>LookSAM",
         dlkit.optimizers.MomentumSAM: "keras_dlkit>MomentumSAM",
+        dlkit.optimizers.Masked: "keras_dlkit>Masked",
+        dlkit.schedules.ConstantSparsity: "keras_dlkit>ConstantSparsity",
+        dlkit.schedules.PolynomialSparsity: "keras_dlkit>PolynomialSparsity",
         dlkit.regularizers.HypersphericalEnergy: (
             "keras_dlkit>HypersphericalEnergy"
         ),

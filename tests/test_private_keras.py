@@ -95,6 +95,25 @@ def test_an_initial_value_reaches_a_variable_that_has_none_yet():
         assert ops.convert_to_numpy(layer.w).tolist() == [1.0, 1.0]
 
 
+def test_a_replaced_optimizer_is_the_one_saved():
+    model = compiled()
+    _keras.replace_optimizer(model, keras.optimizers.Adam(0.5))
+    assert model.get_compile_config()["optimizer"]["class_name"] == "Adam"
+    assert isinstance(model.optimizer, keras.optimizers.Adam)
+
+
+def test_slots_are_found_by_weight():
+    a, b = keras.Variable([[1.0]]), keras.Variable([2.0, 3.0])
+    adam, sgd = keras.optimizers.Adam(), keras.optimizers.SGD(momentum=0.5)
+    both = keras.optimizers.MultiOptimizer(lambda v: adam if v is a else sgd)
+    both.build([a, b])
+    names = [name for name, _ in _keras.optimizer_slots(both, a)]
+    assert names == ["_momentums", "_velocities"]
+    (slot,) = _keras.optimizer_slots(both, b)
+    assert slot[1].shape == (2,) and _keras.optimizer_of(both, b) is sgd
+    assert not _keras.optimizer_slots(adam, b)
+
+
 def test_swap_ema_weights_finds_the_averages():
     """`WrapperOptimizer` forwards a private name, for this callback."""
     inner = keras.optimizers.SGD(use_ema=True)

@@ -118,11 +118,11 @@ def outcome(method, clean, ascent, variables, scale):
     """
     if isinstance(method, Plain):
         return clean, []
-    at_w = scaled(clean, inverse(scale))
+    at_w = method.masked(scaled(clean, inverse(scale)), variables)
     if ascent is None:
         gradients = method.coast(at_w, variables)
     else:
-        ascent = scaled(ascent, inverse(scale))
+        ascent = method.masked(scaled(ascent, inverse(scale)), variables)
         gradients = method.combine(at_w, ascent)
     memory = method.remember(at_w, ascent, variables)
     return scaled(gradients, scale), list(memory)

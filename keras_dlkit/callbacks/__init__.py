@@ -3,3 +3,5 @@
 from keras_dlkit.callbacks.hyperspherical_energy_logger import (
     HypersphericalEnergyLogger,
 )
+from keras_dlkit.callbacks.lottery_ticket import LotteryTicket
+from keras_dlkit.callbacks.magnitude_pruning import MagnitudePruning

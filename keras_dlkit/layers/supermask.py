@@ -126,8 +126,8 @@ class Supermask(keras.layers.Wrapper):
         if not self.kernels:
             raise ValueError(
                 "`layer` must have a kernel: a floating-point weight of rank 2 "
-                "or more, whose name ends with 'kernel' or is 'embeddings' or "
-                f"'weight'. Received: layer={self.layer.name!r} with the "
+                "or more that by its name is no bias and no scale. "
+                f"Received: layer={self.layer.name!r} with the "
                 f"weights {[w.name for w in self.layer.weights]}"
             )
         seed = random.randint(1, 10**9) if self.seed is None else self.seed

@@ -5,6 +5,7 @@ from keras_dlkit.ops.cut_mix import cut_mix
 from keras_dlkit.ops.cut_mix import cut_mix_boxes
 from keras_dlkit.ops.cut_out import cut_out
 from keras_dlkit.ops.hyperspherical_energy import hyperspherical_energy
+from keras_dlkit.ops.magnitude_masks import magnitude_masks
 from keras_dlkit.ops.mix_up import mix_up
 from keras_dlkit.ops.orthogonal_part import orthogonal_part
 from keras_dlkit.ops.sam import sam_perturbation

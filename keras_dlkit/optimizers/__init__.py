@@ -3,6 +3,7 @@
 from keras_dlkit.optimizers.friendly_sam import FriendlySAM
 from keras_dlkit.optimizers.gsam import GSAM
 from keras_dlkit.optimizers.look_sam import LookSAM
+from keras_dlkit.optimizers.masked import Masked
 from keras_dlkit.optimizers.momentum_sam import MomentumSAM
 from keras_dlkit.optimizers.sam import SAM
 from keras_dlkit.optimizers.two_gradient import TwoGradient

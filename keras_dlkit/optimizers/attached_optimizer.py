@@ -8,6 +8,7 @@ import keras
 
 from keras_dlkit import _checks
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
+from keras_dlkit.optimizers.wrapper_optimizer import chain
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 
 
@@ -64,6 +65,8 @@ class AttachedOptimizer(WrapperOptimizer):
         )
         self._open = 0
         self._handed = None
+        # Of a `Masked` outside of this one.
+        self._outer_mask = None
 
     # What the train step calls.
 
@@ -135,6 +138,19 @@ class AttachedOptimizer(WrapperOptimizer):
         if self._handed:
             self._handed()
         return gradients
+
+    def mask_by(self, mask):
+        """Has an optimizer outside say where weights are pruned."""
+        self._outer_mask = mask
+
+    def masked(self, tensors, variables):
+        """The tensors, an entry a weight, with zeros where it is pruned."""
+        if self._outer_mask is not None:
+            return self._outer_mask(tensors, variables)
+        for optimizer in chain(self.inner_optimizer):
+            if isinstance(optimizer, WrapperOptimizer):
+                tensors = optimizer.mask(tensors, variables)
+        return tensors
 
     def selected(self, tensors, variables):
         """The tensors of the selected variables, `None` for the others."""

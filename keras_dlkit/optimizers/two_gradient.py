@@ -130,8 +130,8 @@ class TwoGradient(AttachedOptimizer):
         return (update > self.start_step) & (update % self.every_steps == 0)
 
     def perturbations(self, gradients, weights, variables):
-        """`direction`, with the weights that are not selected left out."""
-        gradients = self.selected(gradients, variables)
+        """`direction`, without what is not selected and what is pruned."""
+        gradients = self.masked(self.selected(gradients, variables), variables)
         return self.direction(gradients, weights, variables)
 
     def get_config(self):

@@ -132,12 +132,14 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     def variables(self):
         return self.own_variables + self.inner_optimizer.variables
 
-    def add_slots(self, variables, name):
-        """Makes an optimizer variable of zeros for each weight, for `slots`.
+    def add_slots(self, variables, name, *, dtype=None, initializer="zeros"):
+        """Makes an optimizer variable for each weight, for `slots`.
 
         Args:
             variables: List of `keras.Variable`s; `None` entries get none.
             name: String. What it is, as part of its name.
+            dtype: String; that of the weight, if `None`.
+            initializer: A `keras.Initializer`, or the name of one.
         """
         layout = None
         distribution = keras.distribution.distribution()
@@ -149,11 +151,16 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
                 layout = distribution.get_variable_layout(v)
             self._slots[id(v)] = self.add_variable(
                 shape=v.shape,
-                dtype=v.dtype,
+                dtype=dtype or v.dtype,
+                initializer=initializer,
                 aggregation="only_first_replica",
                 layout=layout,
                 name=f"{v.path.replace('/', '_')}_{name}",
             )
+
+    def slot_of(self, variable):
+        """The slot of the weight, or `None`."""
+        return vars(self).get("_slots", {}).get(id(variable))
 
     def slots(self, tensors, variables):
         """The slots of the weights, `None` where `tensors` has `None`."""
@@ -177,6 +184,14 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     def transform(self, gradients):
         """What is passed on to the inner optimizer instead of `gradients`."""
         return gradients
+
+    def mask(self, tensors, variables=None):
+        """The tensors, an entry a weight, with zeros where it is pruned.
+
+        Here nothing is; `Masked` says more.
+        """
+        del variables
+        return tensors
 
     def apply(self, grads, trainable_variables=None):
         if not self.built:

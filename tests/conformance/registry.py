@@ -24,6 +24,26 @@ EqualWeighting = dlkit.losses.EqualWeighting
 UncertaintyWeighting = dlkit.losses.UncertaintyWeighting
 
 
+@keras.saving.register_keras_serializable("tests")
+class Checkered(dlkit.optimizers.Masked):
+    """Every second weight is pruned."""
+
+    def build(self, variables):
+        super().build(variables)
+        masks = self.masks
+        self.set_masks({path: checkered(m.shape) for path, m in masks.items()})
+
+
+def checkered(shape):
+    return np.indices(shape).sum(0) % 2
+
+
+def prune(net):
+    for v in net.trainable_variables:
+        if len(v.shape) == 2:
+            v.assign(v * checkered(v.shape))
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     name: str
@@ -144,6 +164,12 @@ CASES = [
         null_parts=lambda: [ManifoldMixUp(0.0, at="hidden", num_classes=3)],
         null_optimizer=lambda inner: SAM(inner, rho=0.0),
         draws=True,
+    ),
+    Case(
+        "masked",
+        change=prune,
+        optimizer=lambda inner: Checkered(inner),
+        null_optimizer=lambda inner: dlkit.optimizers.Masked(inner),
     ),
     Case(
         "sam_and_hyperspherical_energy",

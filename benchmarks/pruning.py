@@ -1,0 +1,182 @@
+"""What masks cost: in a step, in a `fit` with gradual pruning, in an update.
+
+KERAS_BACKEND=jax python benchmarks/pruning.py
+"""
+
+import argparse
+import re
+
+import keras
+import numpy as np
+from _timing import print_head
+from _timing import print_row
+from _timing import ratio_cells
+from _timing import steps_in_block
+from _timing import time_pairs
+from _training import CLASSES
+from _training import in_memory
+from _training import machine
+from _training import training_steps
+
+import keras_dlkit as dlkit
+
+BACKEND = keras.config.backend()
+SPARSITY = 0.8
+EVERY_STEPS = 100
+PIXELS = 784
+OPTIMIZERS = {
+    "SGD": lambda: keras.optimizers.SGD(1e-3),
+    "momentum": lambda: keras.optimizers.SGD(1e-3, momentum=0.9),
+    "Lion": lambda: keras.optimizers.Lion(1e-5),
+    "Adam": lambda: keras.optimizers.Adam(1e-4),
+}
+# The ratios that are not to be exceeded, on PyTorch and on the others.
+BAR = 1.10 if BACKEND == "torch" else 1.03
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--steps", type=int, help="steps in a block")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument(
+        "--only", default="", help="regular expression of rows, as `a / b`"
+    )
+    return parser.parse_args()
+
+
+def compiled(optimizer, width):
+    layers = keras.layers
+    net = keras.Sequential(
+        [
+            keras.Input((PIXELS,)),
+            layers.Dense(width, "relu"),
+            layers.Dense(width, "relu"),
+            layers.Dense(CLASSES),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    net.compile(optimizer, loss)
+    return net
+
+
+def masked(name, width, sparsity=SPARSITY):
+    optimizer = dlkit.optimizers.Masked(OPTIMIZERS[name]())
+    net = compiled(optimizer, width)
+    optimizer.build(net.trainable_variables)
+    prune(optimizer, sparsity)
+    return net
+
+
+def prune(optimizer, rate):
+    masks = dlkit.ops.magnitude_masks(
+        optimizer.masked_variables, list(optimizer.masks.values()), rate
+    )
+    optimizer.set_masks(dict(zip(optimizer.masks, masks)))
+
+
+def random_batches(rows, count=8):
+    rng = np.random.default_rng(0)
+    return [
+        (
+            rng.normal(size=(rows, PIXELS)).astype("float32"),
+            rng.integers(CLASSES, size=rows),
+        )
+        for _ in range(count)
+    ]
+
+
+def steps_of(net, arguments):
+    return training_steps(net, in_memory(random_batches(arguments.batch)))
+
+
+def fit_of(net, arguments, schedule=None):
+    """A `fit` of so many steps, gradual pruning going on for ever."""
+    x, y = random_batches(arguments.batch, count=1)[0]
+
+    def batches():
+        while True:
+            yield x, y
+
+    def run(steps):
+        callbacks = []
+        if schedule is not None:
+            callbacks = [
+                dlkit.callbacks.MagnitudePruning(
+                    schedule, every_steps=EVERY_STEPS
+                )
+            ]
+        net.fit(
+            batches(),
+            steps_per_epoch=steps,
+            callbacks=callbacks,
+            shuffle=False,
+            verbose=0,
+        )
+
+    return run
+
+
+def gradual(name, arguments):
+    def schedule(step):
+        """Rises with each step, and never to the end."""
+        return SPARSITY * step / (step + 1000)
+
+    net = compiled(OPTIMIZERS[name](), arguments.width)
+    return fit_of(net, arguments, schedule)
+
+
+def update_of(arguments):
+    """Updates of all masks; the second of a pair takes no more weights."""
+    optimizer = masked("Adam", arguments.width).optimizer
+
+    def run(steps):
+        for _ in range(steps):
+            prune(optimizer, 1e-5)
+
+    return run
+
+
+def sides(arguments):
+    """Rows: a name, the ratio not to be exceeded, and the two to time."""
+    width = arguments.width
+    for name, make in OPTIMIZERS.items():
+        yield (
+            f"masked / plain, {name}",
+            BAR,
+            lambda n=name: steps_of(masked(n, width), arguments),
+            lambda m=make: steps_of(compiled(m(), width), arguments),
+            1,
+        )
+    yield (
+        f"gradual pruning every {EVERY_STEPS} steps / plain fit, momentum",
+        1.05,
+        lambda: gradual("momentum", arguments),
+        lambda: fit_of(compiled(OPTIMIZERS["momentum"](), width), arguments),
+        2 * EVERY_STEPS,
+    )
+    yield (
+        "one update of the masks / plain step, Adam",
+        2,
+        lambda: update_of(arguments),
+        lambda: steps_of(compiled(OPTIMIZERS["Adam"](), width), arguments),
+        1,
+    )
+
+
+def main():
+    arguments = parse_arguments()
+    print(f"{machine()}, batch {arguments.batch}, width {arguments.width}\n")
+    print_head("ratio", "median", "95% interval", "pairs", "bar")
+    for name, bar, run, baseline, multiple in sides(arguments):
+        if not re.search(arguments.only, name):
+            continue
+        run, baseline = run(), baseline()
+        steps = arguments.steps or steps_in_block(baseline, multiple)
+        seconds = time_pairs(run, baseline, arguments.pairs, steps)
+        print_row(name, *ratio_cells(seconds), bar)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Callbacks that live for a round, and start anew with the next."""
+
+import keras
+import numpy as np
+from keras import ops
+from keras import tree
+
+from keras_dlkit.callbacks._snapshot import pack
+from keras_dlkit.callbacks._snapshot import pick
+
+# Keras calls them at the end of a batch, if at all: not from here.
+BATCH_ENDS = ("on_batch_end", "on_train_batch_end")
+
+
+class RoundCallbacks:
+    """Runs callbacks with epochs counted from the begin of a round."""
+
+    def __init__(self, callbacks):
+        self.callbacks = tree.flatten(callbacks)
+        for callback in self.callbacks:
+            _check(callback)
+
+    def set(self, model, params):
+        for callback in self.callbacks:
+            callback.set_params(params)
+            callback.set_model(model)
+
+    def call(self, hook, *arguments):
+        for callback in self.callbacks:
+            getattr(callback, hook)(*arguments)
+            _own_arrays(callback)
+
+    def get_state(self):
+        """What they remember: numbers, functions of Keras, lists of arrays.
+
+        `EarlyStopping` chooses a comparison, and with it the sign of another
+        number, as late as the first epoch.
+        """
+        numbers, arrays = [], {}
+        for index, callback in enumerate(self.callbacks):
+            numbers.append({})
+            for name, value in vars(callback).items():
+                if isinstance(value, np.number):
+                    value = value.item()
+                if _is_plain(value):
+                    numbers[-1][name] = value
+                elif _is_arrays(value):
+                    arrays.update(pack(f"callback{index}.{name}", value))
+                    numbers[-1][name] = {"arrays": len(value)}
+                elif callable(value) and _of_keras(value) is value:
+                    numbers[-1][name] = {"function": value.__name__}
+        return numbers, arrays
+
+    def set_state(self, numbers, arrays):
+        for index, (callback, values) in enumerate(
+            zip(self.callbacks, numbers)
+        ):
+            for name, value in values.items():
+                if isinstance(value, dict) and "function" in value:
+                    value = getattr(ops, value["function"])
+                elif isinstance(value, dict):
+                    value = pick(arrays, f"callback{index}.{name}")
+                setattr(callback, name, value)
+
+
+def _own_arrays(callback):
+    """Copies of what it keeps of the weights.
+
+    On PyTorch the arrays of `get_weights` are the memory of the weights, and
+    the best ones would follow those of now.
+    """
+    for name, value in vars(callback).items():
+        if _is_arrays(value):
+            setattr(callback, name, [a.copy() for a in value])
+
+
+def _is_plain(value):
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _of_keras(function):
+    return getattr(ops, getattr(function, "__name__", ""), None)
+
+
+def _is_arrays(value):
+    return isinstance(value, list) and all(
+        isinstance(v, np.ndarray) for v in value
+    )
+
+
+def _check(callback):
+    if not isinstance(callback, keras.callbacks.Callback):
+        raise TypeError(
+            "`callbacks` must be `keras.callbacks.Callback`s. Received: "
+            f"{callback!r} of type {type(callback)}"
+        )
+    for name in BATCH_ENDS:
+        own = getattr(type(callback), name)
+        if own is not getattr(keras.callbacks.Callback, name):
+            raise ValueError(
+                "`callbacks` are those to start anew each round, and are "
+                "called at the begin and end of epochs. Received: "
+                f"{type(callback).__name__}, which acts after batches. Put it "
+                "into the list of `fit`."
+            )

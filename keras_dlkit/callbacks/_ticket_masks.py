@@ -1,0 +1,85 @@
+"""The masks of the next round, and when they stop to change."""
+
+import numpy as np
+
+from keras_dlkit import _checks
+from keras_dlkit.callbacks._criteria import CRITERIA
+from keras_dlkit.ops import _pruning
+
+CONTROLS = (None, "reinitialize", "random_masks", "shuffle_masks")
+
+
+class MaskRule:
+    """Which weights go after a round; arguments as in `LotteryTicket`."""
+
+    def __init__(
+        self, pruning_rate, output_pruning_rate, scope, score, control
+    ):
+        self.rate = _checks.check_rate("pruning_rate", pruning_rate)
+        self.output_rate = self.rate
+        if output_pruning_rate is not None:
+            self.output_rate = _checks.check_rate(
+                "output_pruning_rate", output_pruning_rate
+            )
+        self.scope = _checks.check_one_of("scope", scope, _pruning.SCOPES)
+        if not callable(score):
+            _checks.check_one_of("score", score, tuple(CRITERIA))
+        self.score = CRITERIA.get(score, score)
+        self.control = _checks.check_one_of("control", control, CONTROLS)
+
+    def next(self, masks, initial, final, rng):
+        """The masks after a round.
+
+        Args:
+            masks: Dictionary of arrays, by path.
+            initial: List of arrays, the weights before training.
+            final: Those after.
+            rng: Function that returns a `numpy.random.Generator`.
+        """
+        old = list(masks.values())
+        rates = [self.rate] * (len(old) - 1) + [self.output_rate]
+        if self.control == "random_masks":
+            scores = _random(old, rng())
+        else:
+            scores = [self.score(a, b) for a, b in zip(initial, final)]
+        new = _pruning.prune_by_rate(
+            _pruning.as_scores(scores), old, rates, self.scope
+        )
+        if self.control == "shuffle_masks":
+            counts = [int(a.sum()) - int(b.sum()) for a, b in zip(old, new)]
+            members = _pruning.groups("layer", len(old))
+            scores = _random(old, rng())
+            new = _pruning.prune_groups(scores, old, members, counts)
+        return dict(zip(masks, new))
+
+
+def _random(arrays, rng):
+    return [rng.uniform(size=a.shape) for a in arrays]
+
+
+class EarlyBird:
+    """Says when the masks of successive epochs are alike.
+
+    Args:
+        threshold: `None` for never, or the share of entries in which a mask
+            may differ from each of those before.
+    """
+
+    # How many masks there must be before.
+    count = 4
+
+    def __init__(self, threshold):
+        if threshold is not None:
+            _checks.check_number("early_bird", threshold, at_least=0, at_most=1)
+        self.threshold = threshold
+        self.clear()
+
+    def clear(self):
+        self.packed = []
+
+    def hatches(self, masks):
+        bits = np.concatenate([m.ravel() for m in masks.values()]).astype(bool)
+        before = [np.unpackbits(p, count=bits.size) for p in self.packed]
+        near = [(bits != b).mean() < self.threshold for b in before]
+        self.packed = [*self.packed, np.packbits(bits)][-self.count :]
+        return len(near) == self.count and all(near)

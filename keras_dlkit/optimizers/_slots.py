@@ -1,0 +1,81 @@
+"""The slots that optimizers keep of a weight, found by their shape."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dlkit import _keras
+from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
+
+# They change each entry by that of its gradient and slots alone, times what
+# is the same for all: an entry with neither stays at zero.
+ELEMENTWISE = (
+    keras.optimizers.SGD,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adamax,
+    keras.optimizers.Nadam,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adadelta,
+    keras.optimizers.Adafactor,
+    keras.optimizers.Lamb,
+    keras.optimizers.Lion,
+    keras.optimizers.Ftrl,
+)
+
+
+def is_elementwise(optimizer, variable):
+    """Whether pruned entries of the weight stay at zero by themselves."""
+    optimizer = _keras.optimizer_of(optimizer, variable)
+    # Of a user's subclass nothing is known; Keras itself makes one of each
+    # for PyTorch.
+    return isinstance(optimizer, ELEMENTWISE) and (
+        type(optimizer).__module__.partition(".")[0] == "keras"
+    )
+
+
+def of(optimizer, variable):
+    """The weight and its slots, each with what it holds where it is pruned."""
+    return [(variable, 0.0)] + [
+        (slot, _initial(optimizer, name, variable))
+        for name, slot in _keras.optimizer_slots(optimizer, variable)
+    ]
+
+
+def reset(optimizers, variable, mask):
+    """Sets a weight to zero where it is pruned, and its slots as they began.
+
+    Args:
+        optimizers: List of optimizers that hold slots of the weight.
+        variable: `keras.Variable`.
+        mask: NumPy array.
+    """
+    live = mask != 0
+    for optimizer in optimizers:
+        if isinstance(optimizer, WrapperOptimizer):
+            slot = optimizer.slot_of(variable)
+            targets = [] if slot is None else [(slot, 0.0)]
+        else:
+            targets = of(optimizer, variable)
+        for target, begin in targets:
+            _fill(target, live, begin)
+
+
+def _initial(optimizer, name, variable):
+    """What a slot holds of a weight that was never updated, and is zero.
+
+    Zero: so do moments, averages of weights and sums of gradients begin, and
+    where a slot begins as a copy of the weight that is zero too. Not so the
+    sums of squares of Adagrad and Ftrl, which are divided by.
+    """
+    optimizer = _keras.optimizer_of(optimizer, variable)
+    if name == "_accumulators":
+        return float(getattr(optimizer, "initial_accumulator_value", 0.0))
+    return 0.0
+
+
+def _fill(variable, live, value):
+    array = np.asarray(ops.convert_to_numpy(variable))
+    if ((array != value) & ~live).any():
+        variable.assign(np.where(live, array, np.asarray(value, array.dtype)))

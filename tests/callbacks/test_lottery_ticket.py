@@ -1,0 +1,644 @@
+"""LotteryTicket against float64 NumPy, and killed at every epoch."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+import keras_dlkit as dlkit
+from keras_dlkit.callbacks._criteria import CRITERIA
+from tests import zoo
+from tests.conformance.test_contracts import run_script
+
+LotteryTicket = dlkit.callbacks.LotteryTicket
+# Most of these take longer to trace than to run.
+EAGER = keras.config.backend() == "tensorflow"
+ROUNDS, EPOCHS, STEPS, ROWS = 4, 2, 3, 4
+RATE, MOMENTUM, DECAY = 0.25, 0.5, 0.9
+
+
+def to_numpy(values):
+    return [np.array(ops.convert_to_numpy(v)) for v in values]  # copies
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(STEPS * ROWS, 4)).astype("float32")
+    return x, rng.normal(size=(STEPS * ROWS, 3)).astype("float32")
+
+
+def initial():
+    rng = np.random.default_rng(1)
+    shapes = [(4, 6), (6,), (6, 3), (3,)]
+    return [rng.normal(size=s).astype("float32") * 0.5 for s in shapes]
+
+
+def net(learning_rate=None):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(6, "tanh", name="hidden"),
+            layers.Dense(3, name="out"),
+        ],
+        name="net",
+    )
+    model.set_weights(initial())
+    if learning_rate is None:
+        learning_rate = keras.optimizers.schedules.ExponentialDecay(
+            RATE, decay_steps=1, decay_rate=DECAY
+        )
+    optimizer = keras.optimizers.SGD(learning_rate, momentum=MOMENTUM)
+    model.compile(optimizer, "mse", run_eagerly=EAGER)
+    return model
+
+
+def fit(model, *callbacks, epochs=ROUNDS * EPOCHS, **arguments):
+    arguments = {
+        "verbose": 0,
+        "shuffle": False,
+        "batch_size": ROWS,
+        **arguments,
+    }
+    return model.fit(
+        *data(), epochs=epochs, callbacks=list(callbacks), **arguments
+    )
+
+
+# The reference: the net, SGD with momentum, and rounds, in float64.
+
+
+def gradient(w, x, y):
+    h = np.tanh(x @ w[0] + w[1])
+    error = 2 * (h @ w[2] + w[3] - y) / y.size
+    back = (error @ w[2].T) * (1 - h**2)
+    return [x.T @ back, back.sum(0), h.T @ error, error.sum(0)]
+
+
+class Training:
+    def __init__(self):
+        self.w = [v.astype("float64") for v in initial()]
+        self.v = [np.zeros_like(v) for v in self.w]
+        self.t = 0
+
+    def state(self):
+        return [list(self.w), list(self.v), self.t]
+
+    def run(self, masks, keep_at=None):
+        """A round; returns the state after `keep_at` steps of it."""
+        x, y = (d.astype("float64") for d in data())
+        kept = None
+        for step in range(EPOCHS * STEPS):
+            if step == keep_at:
+                kept = self.state()
+            rows = slice(step % STEPS * ROWS, (step % STEPS + 1) * ROWS)
+            g = gradient(self.w, x[rows], y[rows])
+            rate = RATE * DECAY**self.t
+            for i in range(4):
+                m = masks[i // 2] if i % 2 == 0 else 1.0
+                self.v[i] = MOMENTUM * self.v[i] - rate * g[i] * m
+                self.w[i] = self.w[i] + self.v[i]
+            self.t += 1
+        return kept
+
+
+def prune(scores, masks, rates, scope):
+    """By sorted lists of (score, index), a group after the other."""
+    entries = [
+        (scores[k].ravel()[i], k, i)
+        for k in range(2)
+        for i in range(masks[k].size)
+        if masks[k].ravel()[i]
+    ]
+    if scope == "global" and rates[0] == rates[1]:
+        groups = [entries]
+    else:
+        groups = [[e for e in entries if e[1] == k] for k in range(2)]
+    masks = [m.copy() for m in masks]
+    for group in groups:
+        count = round(rates[group[0][1]] * len(group))
+        for _, k, i in sorted(group)[:count]:
+            masks[k].ravel()[i] = 0
+    return masks
+
+
+def numpy_rounds(rewind="init", rates=(0.3, 0.3), scope="global"):
+    training, begin = Training(), Training().state()
+    masks = [np.ones((4, 6)), np.ones((6, 3))]
+    densities = []
+    for round_ in range(ROUNDS):
+        densities.append(sum(m.sum() for m in masks) / 42)
+        kept = training.run(masks, rewind if round_ == 0 else None)
+        point = kept if kept else (point if round_ else None)  # noqa: F821
+        if round_ + 1 == ROUNDS:
+            break
+        final = [training.w[0], training.w[2]]
+        masks = prune([np.abs(w) for w in final], masks, rates, scope)
+        if rewind == "init":
+            training.w, training.v, training.t = map(list, begin[:2]), None, 0
+        elif isinstance(rewind, int):
+            training.w, training.v, training.t = point
+        elif rewind == "learning_rate":
+            training.v, training.t = begin[1], 0
+        if rewind == "init":
+            training.w, training.v = list(begin[0]), list(begin[1])
+        training.w, training.v = list(training.w), list(training.v)
+        for k in range(2):
+            training.w[2 * k] = training.w[2 * k] * masks[k]
+            training.v[2 * k] = training.v[2 * k] * masks[k]
+    return training, masks, densities
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"rewind": 2},
+        {"rewind": 0},
+        {"rewind": "learning_rate"},
+        {"rewind": None},
+        {"scope": "layer", "output_pruning_rate": 0.1},
+        {"output_pruning_rate": 0.1},
+    ],
+    ids=str,
+)
+def test_rounds_match_float64(arguments):
+    rates = (0.3, arguments.get("output_pruning_rate", 0.3))
+    expected, masks, densities = numpy_rounds(
+        arguments.get("rewind", "init"), rates, arguments.get("scope", "global")
+    )
+    model = net()
+    ticket = LotteryTicket(ROUNDS, EPOCHS, pruning_rate=0.3, **arguments)
+    fit(model, ticket)
+    for a, b in zip(ticket.masks.values(), masks):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(to_numpy(model.trainable_variables), expected.w):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    assert [row["density"] for row in ticket.history] == pytest.approx(
+        densities
+    )
+    iterations = int(to_numpy([model.optimizer.iterations])[0])
+    assert iterations == expected.t
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_criteria_rank_as_the_paper_says(name):
+    """Each by its words: pairs of weights of which the first goes first."""
+    w0, w1 = np.array([0.5, -1.0, 2.0]), np.array([-1.0, -3.0, 0.25])
+    order = {
+        "magnitude": [2, 0, 1],
+        "small_final": [1, 0, 2],
+        "large_initial": [0, 1, 2],
+        "small_initial": [2, 1, 0],
+        "large_initial_large_final": [2, 0, 1],  # .25, .5, 1
+        "small_initial_small_final": [1, 2, 0],  # -3, -2, -1
+        "magnitude_increase": [2, 0, 1],  # -1.75, .5, 2
+        "movement": [0, 2, 1],  # 1.5, 1.75, 2
+        "large_final_same_sign": [0, 2, 1],  # 0, .25, 3
+        "large_final_different_sign": [1, 2, 0],  # 0, 0, 1
+    }
+    scores = CRITERIA[name](w0, w1)
+    assert np.argsort(scores, kind="stable").tolist() == order[name]
+
+
+def test_a_score_of_ones_own():
+    model, seen = net(), []
+
+    def score(begin, final):
+        seen.append((begin, final))
+        return -np.arange(begin.size).reshape(begin.shape)
+
+    ticket = LotteryTicket(2, 1, pruning_rate=0.5, score=score, scope="layer")
+    fit(model, ticket, epochs=2)
+    for mask in ticket.masks.values():
+        half = mask.size // 2
+        assert mask.ravel().tolist() == [1] * half + [0] * half
+    np.testing.assert_array_equal(seen[0][0], initial()[0])
+
+
+class Rounds(keras.callbacks.Callback):
+    """Masks and kernels at the begin of each epoch, after the ticket."""
+
+    def __init__(self, ticket):
+        super().__init__()
+        self.ticket, self.masks, self.weights = ticket, [], []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.masks.append(list(self.ticket.masks.values()))
+        self.weights.append(to_numpy(self.model.trainable_variables)[::2])
+
+
+@pytest.mark.parametrize(
+    "control", ["reinitialize", "random_masks", "shuffle_masks"]
+)
+def test_controls(control):
+    def train(control, seed=3):
+        model = net(0.1)
+        ticket = LotteryTicket(
+            3, 1, pruning_rate=0.4, control=control, seed=seed
+        )
+        watch = Rounds(ticket)
+        fit(model, ticket, watch, epochs=3)
+        return watch
+
+    plain, other = train(None), train(control)
+    for round_ in (1, 2):
+        masks, weights = other.masks[round_], other.weights[round_]
+        live = sum(m.sum() for m in masks)
+        assert live == sum(m.sum() for m in plain.masks[round_])
+        for mask, before, w in zip(masks, other.masks[round_ - 1], weights):
+            assert (mask <= before).all() and (w[mask == 0] == 0).all()
+        same = [
+            (w == w0 * m).all()
+            for w, w0, m in zip(weights, initial()[::2], masks)
+        ]
+        assert all(same) == (control != "reinitialize")
+    if control == "reinitialize":
+        values = other.weights[1][0]
+        limit = np.sqrt(6 / (4 + 6))  # of Glorot's uniform draw
+        assert np.abs(values).max() <= limit
+        assert len(np.unique(values)) > 5
+    else:
+        assert any(
+            (a != b).any() for a, b in zip(plain.masks[1], other.masks[1])
+        )
+    if control == "shuffle_masks":
+        assert [m.sum() for m in other.masks[1]] == [
+            m.sum() for m in plain.masks[1]
+        ]
+    again = train(control)
+    for a, b in zip(other.weights[-1], again.weights[-1]):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_goes_back_goes_back_whole():
+    """Batch statistics and Adam's moments are those of the begin."""
+    model, arguments, compile_arguments = zoo.make("sequential")
+    adam = keras.optimizers.Adam(0.01)
+    model.compile(adam, run_eagerly=EAGER, **compile_arguments)
+    begin = to_numpy(model.weights)
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            masked = self.model.optimizer
+            seen.append(
+                (
+                    to_numpy(model.weights),
+                    to_numpy(masked.inner_optimizer.variables),
+                )
+            )
+
+    ticket = LotteryTicket(2, 2, pruning_rate=0.5)
+    model.fit(**arguments, epochs=4, verbose=0, callbacks=[ticket, Watch()])
+    masks = list(ticket.masks.values())
+    for v, value, first in zip(model.weights, seen[2][0], begin):
+        expected = first * ticket.masks.get(v.path, 1)
+        np.testing.assert_array_equal(value, expected, v.path)
+    for a, b in zip(seen[0][1], seen[2][1]):
+        np.testing.assert_array_equal(a, b)
+    assert len(masks) == 2
+
+
+# Callbacks of a round.
+
+
+def test_early_stopping_ends_the_round_and_each_starts_anew():
+    stopping = keras.callbacks.EarlyStopping(
+        monitor="loss", patience=1, min_delta=100.0
+    )
+    plateau = keras.callbacks.ReduceLROnPlateau(
+        monitor="loss", patience=0, min_delta=100.0, factor=0.5
+    )
+    model = net(0.125)
+    ticket = LotteryTicket(3, 4, callbacks=[stopping, plateau])
+    rates = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            rates.append(
+                float(to_numpy([self.model.optimizer.learning_rate])[0])
+            )
+
+    history = fit(model, ticket, Watch(), epochs=12)
+    assert history.history["round"] == [0, 0, 1, 1, 2, 2]
+    assert [row["epochs"] for row in ticket.history] == [2, 2, 2]
+    assert rates == [0.125, 0.0625] * 3
+
+
+def test_early_stopping_brings_the_best_weights_to_the_pruning():
+    best = keras.callbacks.EarlyStopping(
+        monitor="loss", patience=99, restore_best_weights=True, mode="max"
+    )
+    model = net()
+    ticket = LotteryTicket(2, 3, rewind=None, callbacks=[best])
+    watch = Rounds(ticket)
+    fit(model, ticket, watch, epochs=6)
+    # The loss falls: the "best" weights are those after the first epoch.
+    for w, after_first, mask in zip(
+        watch.weights[3], watch.weights[1], watch.masks[3]
+    ):
+        np.testing.assert_array_equal(w, after_first * mask)
+    for w, mask in zip(
+        to_numpy(model.trainable_variables)[::2], watch.masks[3]
+    ):
+        assert (w[mask == 0] == 0).all()
+
+
+def test_early_stopping_in_the_list_of_fit_warns():
+    stop = keras.callbacks.EarlyStopping(
+        monitor="loss", patience=0, min_delta=100.0
+    )
+    ticket = LotteryTicket(3, 2)
+    with pytest.warns(UserWarning, match="after 1 of 3 rounds.*EarlyStopping"):
+        fit(net(), ticket, stop, epochs=6)
+
+
+def test_early_bird_ends_rounds_of_which_the_masks_stand():
+    model = net(1e-6)
+    ticket = LotteryTicket(2, 8, early_bird=0.1)
+    fit(model, ticket, epochs=16)
+    assert [row["epochs"] for row in ticket.history] == [5, 8]
+
+
+# Killed, and started again.
+
+
+class Killed(KeyboardInterrupt):
+    pass
+
+
+class Kill(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise Killed
+
+
+def dropout_net(eager=EAGER):
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(6, "tanh", name="hidden"),
+            layers.BatchNormalization(),
+            layers.Dropout(0.3, seed=5),
+            layers.Dense(3, name="out"),
+        ],
+        name="net",
+    )
+    adam = keras.optimizers.Adam(0.05)
+    model.compile(adam, "mse", metrics=["mae"], run_eagerly=eager)
+    return model
+
+
+def stopping():
+    return keras.callbacks.EarlyStopping(
+        monitor="val_loss", patience=1, min_delta=0.1, restore_best_weights=True
+    )
+
+
+def resumable(path, order, kill=None, attach=False):
+    # One in the graph, where a round must trace nothing and forget nothing.
+    model = dropout_net(EAGER and order != "own")
+    if attach:
+        with pytest.warns(UserWarning, match="took over"):
+            model = dlkit.attach(model)
+    arguments = {"pruning_rate": 0.3, "rewind": 2, "callbacks": [stopping()]}
+    if order == "own":
+        arguments["checkpoint_dir"] = path
+    ticket = LotteryTicket(3, 3, **arguments)
+    callbacks = [ticket]
+    if order in ("before", "after"):
+        backup = keras.callbacks.BackupAndRestore(path)
+        callbacks.insert(0 if order == "before" else 1, backup)
+    if kill is not None:
+        callbacks.append(Kill(kill))
+    try:
+        fit(model, *callbacks, epochs=9, validation_data=data())
+    except Killed:
+        pass
+    return model, ticket
+
+
+@pytest.mark.parametrize("order", ["before", "after", "own"])
+def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
+    whole, ticket = resumable(tmp_path / "no", order)
+    expected = to_numpy(whole.variables + whole.optimizer.variables)
+    assert {row["epochs"] for row in ticket.history} == {2, 3}
+    # In round 0 after the step to go back to, and where rounds begin.
+    for kill in (1, 2, 3) if order == "before" else (3,):
+        path = tmp_path / str(kill)
+        resumable(path, order, kill)
+        model, again = resumable(path, order)
+        got = to_numpy(model.variables + model.optimizer.variables)
+        for a, b in zip(got, expected):
+            np.testing.assert_array_equal(a, b)
+        assert again.history == ticket.history
+
+
+class KillAtTheEnd(keras.callbacks.Callback):
+    """After the last epoch was saved, before training ends."""
+
+    def __init__(self, ticket):
+        super().__init__()
+        self.ticket = ticket
+
+    def on_epoch_end(self, epoch, logs=None):
+        if len(self.ticket.history) == self.ticket.rounds:
+            raise Killed
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_killed_when_all_is_done(early, tmp_path):
+    def run(kill):
+        at_once = keras.callbacks.EarlyStopping(
+            monitor="loss", patience=1, min_delta=100.0
+        )
+        callbacks = [at_once] if early else []
+        ticket = LotteryTicket(
+            2, 3, callbacks=callbacks, checkpoint_dir=tmp_path / str(kill)
+        )
+        model = dropout_net()
+        last = [KillAtTheEnd(ticket)] if kill else []
+        arguments = {"epochs": 6, "validation_data": data()}
+        if kill:
+            with pytest.raises(Killed):
+                fit(model, ticket, *last, **arguments)
+            model = dropout_net()
+        fit(model, ticket, **arguments)
+        return to_numpy(model.weights), ticket.history
+
+    (a, rows), (b, others) = run(False), run(True)
+    for x, y in zip(a, b):
+        np.testing.assert_array_equal(x, y)
+    assert rows == others
+    assert [row["epochs"] for row in rows] == ([2, 2] if early else [3, 3])
+
+
+def test_masks_that_are_there_are_taken_over():
+    model = net()
+    model.compile(dlkit.optimizers.Masked("sgd"), "mse", run_eagerly=EAGER)
+    masked = model.optimizer
+    masked.build(model.trainable_variables)
+    first = {p: np.eye(4, 6) for p in masked.masks if "hidden" in p}
+    masked.set_masks(first)
+    ticket = LotteryTicket(2, 1, pruning_rate=0.5, include="hidden")
+    fit(model, ticket, epochs=2)
+    assert model.optimizer is masked
+    assert [row["density"] for row in ticket.history] == [4 / 24, 2 / 24]
+    (before,), (after,) = first.values(), ticket.masks.values()
+    assert (after <= before).all()
+    assert all(m.all() for p, m in masked.masks.items() if "out" in p)
+
+
+@pytest.mark.slow
+def test_an_attached_model_with_sam_goes_on_too(tmp_path):
+    whole, ticket = resumable(tmp_path / "no", "none", attach=True)
+    resumable(tmp_path / "yes", "before", kill=3, attach=True)
+    model, again = resumable(tmp_path / "yes", "before", attach=True)
+    for a, b in zip(to_numpy(model.weights), to_numpy(whole.weights)):
+        np.testing.assert_array_equal(a, b)
+    assert again.history == ticket.history
+
+
+def test_a_model_saved_on_the_way_goes_on(tmp_path):
+    whole, model = net(), net()
+    ticket = LotteryTicket(ROUNDS, EPOCHS)
+    fit(whole, ticket)
+    save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    with pytest.raises(Killed):
+        fit(model, save, LotteryTicket(ROUNDS, EPOCHS), Kill(5))
+    loaded = keras.saving.load_model(tmp_path / "5.keras")
+    with pytest.raises(ValueError, match="settings"):
+        fit(loaded, LotteryTicket(ROUNDS, EPOCHS, rewind=None), initial_epoch=5)
+    loaded = keras.saving.load_model(tmp_path / "5.keras")
+    with pytest.raises(ValueError, match="initial_epoch=5"):
+        fit(loaded, LotteryTicket(ROUNDS, EPOCHS))
+    loaded = keras.saving.load_model(tmp_path / "5.keras")
+    again = LotteryTicket(ROUNDS, EPOCHS)
+    fit(loaded, again, initial_epoch=5)
+    for a, b in zip(to_numpy(loaded.weights), to_numpy(whole.weights)):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(again.history, ticket.history):
+        # Keras gives other paths to weights that were loaded.
+        assert {**a, "densities": 0} == {**b, "densities": 0}
+    # What is saved at the end holds masks, and no more.
+    loaded.save(tmp_path / "end.keras")
+    end = keras.saving.load_model(tmp_path / "end.keras")
+    assert len(end.optimizer.masks) == 2 and not end.optimizer._luggage
+
+
+# What it says, and refuses.
+
+
+def test_table_plot_and_logs(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    model = dropout_net()
+    ticket = LotteryTicket(2, 2)
+    history = fit(model, ticket, epochs=4, verbose=2, validation_data=data())
+    out = capsys.readouterr().out
+    assert "put `Masked` around" in out and "val_mae" in out
+    assert "100.00%" in out and "80.95%" in out
+    assert history.history["density"] == [1.0, 1.0, 34 / 42, 34 / 42]
+    row = ticket.history[1]
+    losses = history.history["val_loss"][2:]
+    assert row["best"] == min(losses) and row["monitor"] == "val_loss"
+    assert row["best_step"] == STEPS * (1 + losses.index(min(losses)))
+    assert row["last"]["val_loss"] == losses[-1]
+    assert (
+        sum(
+            d * m.size
+            for d, m in zip(row["densities"].values(), ticket.masks.values())
+        )
+        == 34
+    )
+    ticket.plot(tmp_path / "tickets.png")
+    assert (tmp_path / "tickets.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nested", "subclassed", "masked"])
+def test_models_of_all_kinds(name):
+    model, arguments, compile_arguments = zoo.make(name)
+    if not model.built:
+        model(arguments["x"][:2])
+    model.compile("adam", **compile_arguments)
+    ticket = LotteryTicket(2, 1, pruning_rate=0.5, scope="layer")
+    model.fit(**arguments, epochs=2, verbose=0, callbacks=[ticket])
+    assert [row["density"] for row in ticket.history] == [
+        1.0,
+        pytest.approx(0.5, abs=0.1),
+    ]
+
+
+def test_a_rate_of_zero_is_the_identity():
+    model, plain = net(), net()
+    fit(model, LotteryTicket(2, 2, pruning_rate=0.0, rewind=None), epochs=4)
+    fit(plain, epochs=4)
+    for a, b in zip(to_numpy(model.weights), to_numpy(plain.weights)):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"rounds": 0}, "rounds"),
+        ({"epochs_per_round": 0}, "epochs_per_round"),
+        ({"pruning_rate": 1.0}, "less than 1"),
+        ({"output_pruning_rate": -0.5}, "output_pruning_rate"),
+        ({"scope": "net"}, "scope"),
+        ({"score": "size"}, "score"),
+        ({"rewind": "start"}, "rewind"),
+        ({"rewind": -1}, "rewind"),
+        ({"control": "none"}, "control"),
+        ({"early_bird": 2}, "early_bird"),
+        ({"callbacks": [keras.callbacks.TerminateOnNaN()]}, "after batches"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LotteryTicket(**{"rounds": 2, "epochs_per_round": 2, **arguments})
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"rounds": 5}, r"5 x 2 = 10.*epochs=8"),
+        ({"rewind": 6}, "has 6 updates.*rewind=6"),
+        ({"exclude": "."}, "at least one kernel"),
+    ],
+)
+def test_errors_before_training(arguments, message):
+    model = net()
+    arguments = {"rounds": ROUNDS, **arguments}
+    with pytest.raises(ValueError, match=message):
+        fit(model, LotteryTicket(epochs_per_round=EPOCHS, **arguments))
+    for a, b in zip(to_numpy(model.weights), initial()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_before_training_there_is_nothing_to_see(tmp_path):
+    ticket = LotteryTicket(2, 2)
+    with pytest.raises(ValueError, match="begun"):
+        ticket.masks  # noqa: B018
+    with pytest.raises(ValueError, match="rounds that are done"):
+        ticket.plot(tmp_path / "none.png")
+
+
+if keras.config.backend() != "torch":
+
+    def test_a_step_inside_of_an_execution_is_refused():
+        model = net()
+        model.compile("sgd", "mse", steps_per_execution=3)
+        with pytest.raises(ValueError, match="passed over"):
+            fit(model, LotteryTicket(ROUNDS, EPOCHS, rewind=2))
+
+    @pytest.mark.slow
+    def test_several_devices():
+        """In a process of its own: devices are set before anything else."""
+        output = run_script("tests/callbacks/pruning_devices.py")
+        assert "pruning: ok" in output and "ticket: ok" in output
