@@ -6,15 +6,21 @@ import keras
 from keras import tree
 
 
-class PartsWatch(keras.callbacks.Callback):
-    def __init__(self):
-        super().__init__()
-        self.looked = False
+class EpochWatch(keras.callbacks.Callback):
+    """Tells the parts that follow the epochs which one begins."""
 
     def on_epoch_begin(self, epoch, logs=None):
         for part in self.model.parts:
             if part.follows_epochs:
                 part.set_epoch(epoch)
+
+
+class LossWatch(keras.callbacks.Callback):
+    """Says once if a loss is negative that the weighting cannot take so."""
+
+    def __init__(self):
+        super().__init__()
+        self.looked = False
 
     def on_train_batch_end(self, batch, logs=None):
         if not self.looked:  # once: it waits for the step
@@ -26,7 +32,7 @@ class PartsWatch(keras.callbacks.Callback):
 
     def _look(self, logs):
         weighting = self.model.task_weighting
-        if weighting is None or not weighting.needs_positive:
+        if not weighting.needs_positive:
             return
         negative = {
             name: float(logs[f"{name}_loss"])
@@ -45,15 +51,18 @@ class PartsWatch(keras.callbacks.Callback):
 
 
 def with_watch(model, callbacks):
-    """`callbacks` of `fit`, with a watch if a part has a use for it."""
-    needed = any(part.follows_epochs for part in model.parts) or (
-        model.task_weighting is not None and model.task_weighting.needs_positive
-    )
-    if not needed:
+    """`callbacks` of `fit`, with the watches that the parts have a use for."""
+    watches = []
+    if any(part.follows_epochs for part in model.parts):
+        watches.append(EpochWatch())
+    if model.task_weighting is not None and model.task_weighting.needs_positive:
+        watches.append(LossWatch())
+    if not watches:
         return callbacks
-    watch = PartsWatch()
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        watch.set_model(model)
-        callbacks.callbacks.append(watch)
-        return callbacks
-    return [*tree.flatten(callbacks or []), watch]
+        # Made anew: what runs in a thread is decided as a list is made, and a
+        # hook of a batch that reads the model must not.
+        return keras.callbacks.CallbackList(
+            [*callbacks.callbacks, *watches], model=model, **callbacks.params
+        )
+    return [*tree.flatten(callbacks or []), *watches]

@@ -10,14 +10,17 @@ from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
 
 
-def prepare(weighting, arguments, output_names):
+def prepare(model, arguments, output_names):
     """Changes the arguments of `compile` to those that the weighting needs.
 
     Its weights are neither decayed nor, unless asked for, moved.
     """
+    weighting = model.task_weighting
     arguments["loss"] = record(arguments["loss"], arguments["loss_weights"])
     keys = [loss.key for loss in recorded(arguments["loss"])]
     weighting.bind(keys, output_names)
+    method = find_wrapper(arguments["optimizer"], AttachedOptimizer)
+    _check_replicas(model, weighting, method)
     weights = weighting.trainable_weights
     if not weights:
         return
@@ -35,3 +38,22 @@ def prepare(weighting, arguments, output_names):
     method = find_wrapper(optimizer, AttachedOptimizer)
     if method is not None:
         method.leave_out(weights)
+
+
+def _check_replicas(model, weighting, method):
+    """Raises where replicas would have to meet within a conditional."""
+    strategy = getattr(model, "distribute_strategy", None)
+    if (
+        strategy is not None
+        and strategy.num_replicas_in_sync > 1
+        and not weighting.is_linear
+        and method is not None
+        and method.takes_second is None
+    ):
+        raise ValueError(
+            f"{type(weighting).__name__} needs the losses of all replicas, "
+            f"which TensorFlow does not give to a step that "
+            f"{type(method).__name__} takes only at times. Use `every_steps=1` "
+            "and `start_step=0`, one device, or a weighting that does not "
+            "depend on the losses of the step."
+        )

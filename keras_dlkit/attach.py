@@ -217,7 +217,7 @@ class Attached(TrainStep, keras.Model):
             # There may be one inside of a wrapper, where Keras does not look.
             arguments["auto_scale_loss"] = False
         if self.task_weighting is not None:
-            _task_losses.prepare(self.task_weighting, arguments, names)
+            _task_losses.prepare(self, arguments, names)
         super().compile(**arguments)
 
     def _take_over(self, source):
