@@ -1,0 +1,40 @@
+"""Results that a run which was stopped does not lose."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+
+class Runs:
+    """Results by key, one JSON line each, in a file of the backend.
+
+    `runs.once(key, make)` is the result that the file has for the key, or
+    that of `make()`, which is written as it comes.
+    """
+
+    def __init__(self, folder):
+        self.path = pathlib.Path(folder) / f"{keras.config.backend()}.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self._results = {
+            json.dumps(line["key"]): line["result"]
+            for line in map(json.loads, lines)
+        }
+
+    def once(self, key, make):
+        known = json.dumps(key)
+        if known not in self._results:
+            self._results[known] = make()
+            with self.path.open("a") as file:
+                line = {"key": key, "result": self._results[known]}
+                file.write(json.dumps(line) + "\n")
+            print(*key, self._results[known], flush=True)
+        return self._results[known]
+
+
+def mean_and_spread(values, digits=2):
+    """`mean ± standard deviation`, of more than one value."""
+    mean, spread = np.mean(values), np.std(values, ddof=1)
+    return f"{mean:.{digits}f} ± {spread:.{digits}f}"

@@ -1,0 +1,146 @@
+"""Runs what `docs/results.md` reports, and writes that page.
+
+python benchmarks/reproduce.py                 # all: some hours on two cores
+python benchmarks/reproduce.py --only lottery  # one section
+python benchmarks/reproduce.py --write         # the page, from what there is
+
+Every section is one script, whose command stands above its table. The scripts
+keep what they finished, so a run that was stopped goes on where it was; what a
+script printed is kept beside its results, so the page can be written at any
+time. A section that was never run to its end says so.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).parent
+PAGE = HERE.parent / "docs" / "results.md"
+IMAGES = HERE.parent / "docs" / "images"
+INTRODUCTION = """\
+# Results
+
+What the papers claim, and what these parts gain and cost here: on small
+networks and small sets of data, which run on two CPU cores in minutes. That
+shows whether a part does what it is made for and what it costs, not what it
+would gain on ImageNet. Gains and no gains stand alike. Settings are those of
+the papers; nothing was tuned on a test set. `±` is the standard deviation over
+the seeds.
+
+`python benchmarks/reproduce.py` makes this page; the command of each section
+makes its table. The costs of a step, in ratios to a plain one, are in
+`benchmarks/README.md`, beside these scripts.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A claim, the strongest peer, and the script that measures it."""
+
+    name: str
+    title: str
+    claim: str
+    peer: str
+    script: str
+    # Beside `--out`.
+    arguments: str = ""
+    backend: str = "jax"
+    # Reads MNIST, which `--data` may name a folder of.
+    mnist: bool = False
+    # What the measurement says, in words: written after looking at it.
+    finding: str = ""
+
+    @property
+    def command(self):
+        parts = ["python", f"benchmarks/{self.script}", self.arguments]
+        return f"KERAS_BACKEND={self.backend} " + " ".join(filter(None, parts))
+
+
+SECTIONS = []
+
+
+def run(section, folder, data):
+    """Runs a script to its end; keeps what it printed, and says whether."""
+    out = folder / section.name
+    out.mkdir(parents=True, exist_ok=True)
+    command = section.command.split()[1:]
+    command[0] = sys.executable
+    if section.mnist and data:
+        command += ["--data", data]
+    print(f"{section.name}: {section.command}", flush=True)
+    start = time.perf_counter()
+    with (out / "printed.part").open("w") as file:
+        process = subprocess.run(
+            [*command, "--out", str(out)],
+            cwd=HERE.parent,
+            env={**os.environ, "KERAS_BACKEND": section.backend},
+            stdout=file,
+        )
+    if process.returncode == 0:
+        (out / "printed.part").rename(out / "printed.txt")
+    minutes = (time.perf_counter() - start) / 60
+    print(f"{section.name}: rc {process.returncode}, {minutes:.1f} min")
+    return process.returncode == 0
+
+
+def measured(section, folder):
+    """What the script printed, from the line of the machine on."""
+    path = folder / section.name / "printed.txt"
+    if not path.exists():
+        return "Not run to its end yet.\n"
+    lines = path.read_text().splitlines()
+    first = next(i for i, t in enumerate(lines) if re.match(r"Keras \d", t))
+    return "\n".join(t for t in lines[first:]).strip() + "\n"
+
+
+def pictures(section, folder):
+    """Copies the plots of a section beside the page."""
+    links = []
+    for path in sorted((folder / section.name).glob("*.png")):
+        IMAGES.mkdir(exist_ok=True)
+        name = f"{section.name}_{path.name}"
+        shutil.copy(path, IMAGES / name)
+        links.append(f"![{section.title}](images/{name})")
+    return "\n\n".join(links)
+
+
+def written(section, folder):
+    blocks = [
+        f"## {section.title}",
+        f"**Claim.** {section.claim}",
+        f"**Strongest peer.** {section.peer}",
+        f"```bash\n{section.command}\n```",
+        measured(section, folder).strip(),
+        pictures(section, folder),
+        section.finding and f"**Found.** {section.finding}",
+    ]
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="regular expression")
+    parser.add_argument("--write", action="store_true", help="run nothing")
+    parser.add_argument("--data", help="folder of MNIST as gzipped IDX files")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("runs/reproduce")
+    )
+    arguments = parser.parse_args()
+    folder = arguments.out.resolve()
+    chosen = [s for s in SECTIONS if re.search(arguments.only, s.name)]
+    if not arguments.write:
+        for section in chosen:
+            run(section, folder, arguments.data)
+    pages = [INTRODUCTION, *(written(s, folder) for s in SECTIONS)]
+    PAGE.write_text("\n".join(pages))
+    print(f"wrote {PAGE.relative_to(HERE.parent)}")
+
+
+if __name__ == "__main__":
+    main()
