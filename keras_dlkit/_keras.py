@@ -4,6 +4,8 @@
 them has moved, that test fails and says which.
 """
 
+import inspect
+
 import keras
 
 
@@ -149,3 +151,46 @@ def optimizer_slots(optimizer, variable):
         if isinstance(slot, keras.Variable) and slot.shape == variable.shape:
             found.append((name, slot))
     return found
+
+
+def running_fit(callback):
+    """The `fit` that runs: its `CallbackList`, and what it was given.
+
+    A callback is told of neither. Both are on the stack while a hook runs.
+
+    Args:
+        callback: `keras.callbacks.Callback`, in a hook of the whole training.
+
+    Returns:
+        The list, and a dictionary of `x`, `steps_per_epoch` and
+        `initial_epoch`; `None` for both where no `fit` of Keras is under way.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        found = frame.f_locals.get("callbacks")
+        if (
+            frame.f_code.co_name == "fit"
+            and isinstance(found, keras.callbacks.CallbackList)
+            and any(c is callback for c in found.callbacks)
+        ):
+            names = ("x", "steps_per_epoch", "initial_epoch")
+            return found, {name: frame.f_locals[name] for name in names}
+        frame = frame.f_back
+    return None, None
+
+
+def call_between_steps(callback_list):
+    """Has the hooks at the end of a batch called before the next one.
+
+    Keras decides so by what the callbacks override, but overlooks a callback
+    that was given to `fit` alone, and not in a list.
+    """
+    callback_list._async_train = False
+
+
+def begin_at_epoch(model, epoch):
+    """The epoch that `fit` begins with, set in `on_train_begin`.
+
+    It stays for every `fit` to come: `None` takes it back.
+    """
+    model._initial_epoch = epoch

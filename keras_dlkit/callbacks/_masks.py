@@ -109,6 +109,9 @@ class Clock:
     a count of hooks would be wrong where several steps run between two.
     """
 
+    # What `Resume` saves of it.
+    saved_names = ("start",)
+
     def __init__(self, optimizer):
         self.inner = innermost(optimizer)
         self.start = 0
