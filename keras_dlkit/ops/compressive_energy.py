@@ -31,7 +31,10 @@ def compressive_energy(
         kernel: Float tensor or variable of two axes or more, with `d` weights
             a neuron.
         projections: Float tensor `(m, d, p)`.
-        power, half_space, angular, axis: As in `hyperspherical_energy`.
+        power: As in `hyperspherical_energy`.
+        half_space: As in `hyperspherical_energy`.
+        angular: As in `hyperspherical_energy`.
+        axis: As in `hyperspherical_energy`.
 
     Returns:
         Scalar float32 tensor (float64 for float64).

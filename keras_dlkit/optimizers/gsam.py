@@ -28,8 +28,8 @@ class GSAM(SAM):
 
     The paper lets the radius follow the learning rate \(\eta\),
 
-    $$\rho_t = \rho_{min} + (\rho - \rho_{min})
-      \frac{\eta_t - \eta_{min}}{\eta_{max} - \eta_{min}}$$
+    $$\rho_t = \rho_{\min} + (\rho - \rho_{\min})
+      \frac{\eta_t - \eta_{\min}}{\eta_{\max} - \eta_{\min}}$$
 
     which `rho_min` and `learning_rate_range` turn on; without them it is
     constant, or the schedule that `rho` is.

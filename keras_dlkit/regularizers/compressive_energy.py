@@ -36,10 +36,13 @@ class CompressiveEnergy(WeightPenalty):
         dimension: Integer, at least 1. The columns of a projection. Defaults
             to `40`.
         projections: Integer, at least 1. \(m\). Defaults to `20`.
-        power, half_space, angular: As in `HypersphericalEnergy`.
-        include, exclude: `None`, or regular expressions searched in
-            `variable.path`, as in `regularize`. The authors leave the output
-            layer to a full-space `HypersphericalEnergy`.
+        power: As in `HypersphericalEnergy`.
+        half_space: As in `HypersphericalEnergy`.
+        angular: As in `HypersphericalEnergy`.
+        include: `None`, or a regular expression searched in `variable.path`,
+            as in `regularize`. The authors leave the output layer to a
+            full-space `HypersphericalEnergy`.
+        exclude: As `include`, of the kernels to leave out.
         seed: Integer, or `None` for a random one.
         name: String. The name of the layer.
 
