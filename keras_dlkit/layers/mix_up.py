@@ -9,12 +9,15 @@ from typing import Any
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
 from keras_dlkit.layers._inputs import dtype_of
 from keras_dlkit.layers._inputs import is_integer
 from keras_dlkit.layers._inputs import named
 from keras_dlkit.layers.mixing_part import MixingPart
+from keras_dlkit.ops.mix_up import ZHANG
 
 
+@cites(ZHANG)
 @export
 class MixUp(MixingPart):
     r"""Blends every sample of a batch with another one, targets included.

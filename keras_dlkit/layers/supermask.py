@@ -15,12 +15,15 @@ from keras_dlkit import _keras
 from keras_dlkit._export import export
 from keras_dlkit._kernels import fan_in
 from keras_dlkit._kernels import kernels_of
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.score_mask import RAMANUJAN
 from keras_dlkit.ops.score_mask import check_sparsity
 from keras_dlkit.ops.score_mask import score_mask
 
 WEIGHTS = ("signed_constant", "kaiming_normal", None)
 
 
+@cites(RAMANUJAN)
 @export
 class Supermask(keras.layers.Wrapper):
     r"""Freezes a layer's weights and learns which of them to keep.

@@ -3,6 +3,8 @@
 from keras import ops
 
 from keras_dlkit import _checks
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 
 # What the likelihood of a task multiplies its precision by.
 FACTORS = {"regression": 0.5, "classification": 1.0}
@@ -12,6 +14,23 @@ PENALTIES = {
 }
 
 
+KENDALL = Paper(
+    "Multi-Task Learning Using Uncertainty to Weigh Losses for "
+    "Scene Geometry and Semantics",
+    "Alex Kendall and Yarin Gal and Roberto Cipolla",
+    2018,
+    "Conference on Computer Vision and Pattern Recognition",
+    arxiv="1705.07115",
+)
+LIEBEL = Paper(
+    "Auxiliary Tasks in Multi-task Learning",
+    r"Lukas Liebel and Marco K{\"o}rner",
+    2018,
+    arxiv="1805.06334",
+)
+
+
+@cites(KENDALL, LIEBEL)
 def uncertainty_weighted(
     losses, log_variances, kinds: list[str], *, formula: str = "kendall"
 ):

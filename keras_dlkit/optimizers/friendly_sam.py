@@ -5,11 +5,22 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops.orthogonal_part import add_scaled
 from keras_dlkit.ops.orthogonal_part import global_norm
 from keras_dlkit.optimizers.sam import SAM
 
+LI = Paper(
+    "Friendly Sharpness-Aware Minimization",
+    "Tao Li and Pan Zhou and Zhengbao He and Xinwen Cheng and Xiaolin Huang",
+    2024,
+    "Conference on Computer Vision and Pattern Recognition",
+    arxiv="2403.12350",
+)
 
+
+@cites(LI)
 @export
 class FriendlySAM(SAM):
     r"""SAM whose perturbation leaves out the gradient of the whole data.

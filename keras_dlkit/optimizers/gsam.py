@@ -5,11 +5,14 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.orthogonal_part import ZHUANG
 from keras_dlkit.ops.orthogonal_part import add_scaled
 from keras_dlkit.ops.orthogonal_part import orthogonal_part
 from keras_dlkit.optimizers.sam import SAM
 
 
+@cites(ZHUANG)
 @export
 class GSAM(SAM):
     r"""SAM that also narrows the gap between the loss at w + e and at w.

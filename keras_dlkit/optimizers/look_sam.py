@@ -5,12 +5,15 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.orthogonal_part import LIU
 from keras_dlkit.ops.orthogonal_part import add_scaled
 from keras_dlkit.ops.orthogonal_part import global_norm
 from keras_dlkit.ops.orthogonal_part import orthogonal_part
 from keras_dlkit.optimizers.sam import SAM
 
 
+@cites(LIU)
 @export
 class LookSAM(SAM):
     r"""SAM every `every_steps` updates, with one gradient in between.

@@ -4,6 +4,8 @@ import keras
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.neighbourhood import Neighbourhood
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
@@ -22,6 +24,15 @@ GRADIENTS = (
 )
 
 
+BECKER = Paper(
+    "Momentum-SAM: Sharpness Aware Minimization without Computational Overhead",
+    "Marlon Becker and Frederick Altrock and Benjamin Risse",
+    2024,
+    arxiv="2401.12033",
+)
+
+
+@cites(BECKER)
 @export
 class MomentumSAM(Neighbourhood, AttachedOptimizer):
     r"""Takes the one gradient of a step at a point moved along the momentum.

@@ -4,6 +4,8 @@ import keras
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.compressive_energy import LIN_R
 from keras_dlkit.ops.compressive_energy import compressive_energy
 from keras_dlkit.ops.hyperspherical_energy import check_energy
 from keras_dlkit.ops.hyperspherical_energy import hyperspherical_energy
@@ -12,6 +14,7 @@ from keras_dlkit.regularizers.regularize import selected_kernels
 from keras_dlkit.regularizers.weight_penalty import WeightPenalty
 
 
+@cites(LIN_R)
 @export
 class CompressiveEnergy(WeightPenalty):
     r"""Adds the hyperspherical energy of randomly projected neurons (CoMHE).

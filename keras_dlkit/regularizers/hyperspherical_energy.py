@@ -9,10 +9,13 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.hyperspherical_energy import LIU_W
 from keras_dlkit.ops.hyperspherical_energy import check_energy
 from keras_dlkit.ops.hyperspherical_energy import hyperspherical_energy
 
 
+@cites(LIU_W)
 @export
 class HypersphericalEnergy(keras.Regularizer):
     r"""Adds the hyperspherical energy of a kernel's neurons to the loss.
