@@ -165,12 +165,18 @@ def on_pre_build(config):
 def on_page_markdown(markdown, page, config, files):
     if CONTENTS not in markdown:
         return markdown
-    rows = [
-        f"| [`{name.removeprefix(PACKAGE + '.')}`][{name}] | "
-        f"{first_line(name, module)} |"
-        for name, module in public_names().items()
-    ]
-    return markdown.replace(CONTENTS, "\n".join(["| | |", "|---|---|", *rows]))
+    lines, section = [], None
+    for name, module in public_names().items():
+        folder = name.rpartition(".")[0]
+        if folder != section:
+            lines += ["", f"## {folder}", ""]
+            section = folder
+        lines += [
+            f"[`{name.rpartition('.')[2]}`][{name}]",
+            f": {first_line(name, module)}",
+            "",
+        ]
+    return markdown.replace(CONTENTS, "\n".join(lines))
 
 
 def on_page_content(html, page, config, files):
