@@ -31,7 +31,7 @@ format: .venv/lint
 	$(BIN)/ruff format .
 
 docs: .venv/docs
-	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/mkdocs build --strict
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv runs site build dist *.egg-info

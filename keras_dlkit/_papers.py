@@ -4,6 +4,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 from typing import NamedTuple
+from typing import TypeVar
+
+# A class or function, which comes out as the type it went in.
+Part = TypeVar("Part")
 
 # What `@cites` adds to a class or function.
 ATTRIBUTE = "__papers__"
@@ -52,7 +56,9 @@ class Paper(NamedTuple):
         return "article" if self.journal else "misc"
 
 
-def cites(*papers: Paper, when: Callable[[Any], bool] | None = None):
+def cites(
+    *papers: Paper, when: Callable[[Any], bool] | None = None
+) -> Callable[[Part], Part]:
     """A decorator: the part comes from these papers.
 
     Args:
@@ -62,7 +68,7 @@ def cites(*papers: Paper, when: Callable[[Any], bool] | None = None):
             cite them then.
     """
 
-    def decorate(part):
+    def decorate(part: Part) -> Part:
         others = vars(part).get(ATTRIBUTE, ())
         setattr(part, ATTRIBUTE, ((papers, when), *others))
         return part

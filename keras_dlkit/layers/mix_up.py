@@ -143,7 +143,7 @@ class MixUp(MixingPart):
             name=name,
         )
 
-    def prepare_input(self, x, path):
+    def prepare_input(self, x: Any, path: Any) -> Any:
         """Floats, and uint8 images as float32."""
         dtype = dtype_of(x)
         if dtype == "uint8":

@@ -5,6 +5,7 @@ them to keep.
 """
 
 import random
+from typing import Any
 
 import keras
 import numpy as np
@@ -110,7 +111,7 @@ class Supermask(keras.layers.Wrapper):
         weights: str | None = "signed_constant",
         rescale: bool = True,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         _check_layer(layer)
         kwargs.setdefault("dtype", layer.dtype_policy)
@@ -122,7 +123,7 @@ class Supermask(keras.layers.Wrapper):
             seed = _checks.check_count("seed", seed, at_least=0)
         self.seed = seed
         self.supports_masking = True
-        self.scores = []
+        self.scores: list = []
 
     def build(self, input_shape=None):
         super().build(input_shape)
@@ -206,12 +207,12 @@ class Supermask(keras.layers.Wrapper):
         }
 
     @property
-    def trainable(self):
+    def trainable(self) -> bool:
         """Whether the scores are trained; the layer itself never is."""
         return keras.layers.Wrapper.trainable.fget(self)
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: bool) -> None:
         keras.layers.Wrapper.trainable.fset(self, value)
         self._freeze()
 

@@ -119,7 +119,7 @@ class UncertaintyWeighting(TaskWeighting):
         _checks.check_one_of("formula", formula, PENALTIES)
         self.bounds = _check_bounds(bounds)
         self.initial_log_variance = initial_log_variance
-        super().__init__(tasks, name=name)
+        super().__init__(list(tasks), name=name)
 
     def make_state(self):
         self.log_variances = {

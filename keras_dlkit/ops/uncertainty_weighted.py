@@ -1,5 +1,7 @@
 """Losses weighted by learned variances (Kendall, Gal and Cipolla, 2018)."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_dlkit import _checks
@@ -32,8 +34,12 @@ LIEBEL = Paper(
 
 @cites(KENDALL, LIEBEL)
 def uncertainty_weighted(
-    losses, log_variances, kinds: list[str], *, formula: str = "kendall"
-):
+    losses: Any,
+    log_variances: Any,
+    kinds: list[str],
+    *,
+    formula: str = "kendall",
+) -> Any:
     r"""The joint loss of several tasks, each with a variance of its own.
 
     With \(s_k = \log \sigma_k^2\) the log-variance of a task,

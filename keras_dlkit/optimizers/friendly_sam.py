@@ -1,5 +1,7 @@
 """Friendly sharpness-aware minimisation (Li et al., 2024)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -78,7 +80,7 @@ class FriendlySAM(SAM):
         *,
         sigma: float = 1.0,
         decay: float = 0.9,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(inner_optimizer, rho, **kwargs)
         self.sigma = _checks.check_number("sigma", sigma, at_least=0)

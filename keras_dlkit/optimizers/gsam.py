@@ -1,5 +1,7 @@
 """Surrogate gap guided sharpness-aware minimisation (Zhuang et al., 2022)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -89,7 +91,7 @@ class GSAM(SAM):
         learning_rate_range: tuple[float, float] | None = None,
         alpha: float = 0.4,
         minimize_fp: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(inner_optimizer, rho, **kwargs)
         if (rho_min is None) != (learning_rate_range is None):

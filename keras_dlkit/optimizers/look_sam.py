@@ -1,5 +1,7 @@
 """LookSAM (Liu et al., 2022): SAM every few steps, and its echo between."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -80,7 +82,7 @@ class LookSAM(SAM):
         *,
         every_steps: int = 5,
         alpha: float = 0.2,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(
             inner_optimizer, rho, every_steps=every_steps, **kwargs

@@ -1,5 +1,7 @@
 """Momentum-SAM (Becker et al., 2024): sharpness for one gradient a step."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -92,7 +94,7 @@ class MomentumSAM(Neighbourhood, AttachedOptimizer):
         self,
         inner_optimizer: keras.optimizers.Optimizer | str,
         rho: float | keras.optimizers.schedules.LearningRateSchedule,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(inner_optimizer, rho, **kwargs)
         inner = innermost(self)

@@ -4,6 +4,8 @@ The neurons of a layer, taken as directions, are charges on a sphere: their
 energy is added to the loss, so that they spread out and say different things.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -135,7 +137,7 @@ class HypersphericalEnergy(keras.Regularizer):
         energy = None if self.factor == 0 else self.energy(x)
         return ops.zeros(()) if energy is None else self.factor * energy
 
-    def energy(self, x):
+    def energy(self, x: Any) -> Any:
         """The energy without the factor; `None` where it stays out."""
         kernel = self._kernel_in_effect(x)
         axis = None if kernel is None else self._axis_of(kernel)
@@ -151,7 +153,7 @@ class HypersphericalEnergy(keras.Regularizer):
             block_size=self.block_size,
         )
 
-    def of_layer(self, layer, axis):
+    def of_layer(self, layer: keras.Layer, axis: Any) -> Any:
         """A copy of it for the kernel of `layer`."""
         copy = type(self).from_config({**self.get_config(), "axis": axis})
         copy._layer = layer

@@ -85,7 +85,7 @@ def supermask(
     """
     model = _models.checked(model, "supermask")
     check_sparsity(sparsity)
-    wrapped = []
+    wrapped: list = []
 
     def change(layer):
         if _selected(layer, include, exclude):
