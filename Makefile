@@ -31,7 +31,7 @@ format: .venv/lint
 	$(BIN)/ruff format .
 
 docs: .venv/docs
-	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/mkdocs build --strict
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv runs site build dist *.egg-info
@@ -53,5 +53,5 @@ clean:
 	@touch $@
 
 .venv/docs: .venv/bin/python setup.py constraints.txt
-	$(PIP) -e ".[docs,$(KERAS_BACKEND)]"
+	$(PIP) -e ".[docs]"
 	@touch $@

@@ -21,7 +21,12 @@ EXTRAS = {
     "examples": ["scikit-learn>=1.5", "matplotlib>=3.9"],
     # KerasHub needs TensorFlow (through tensorflow-text) on every backend.
     "hub": ["keras-hub>=0.25"],
-    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"],
+    "docs": [
+        "latex2mathml>=3.77",
+        "mkdocs-material>=9.5",
+        "mkdocstrings[python]>=1.0",
+        "ruff>=0.14",
+    ],
 }
 EXTRAS["test"] = [
     *EXTRAS["examples"],

@@ -11,5 +11,6 @@ from keras_dlkit import sparsity
 from keras_dlkit.attach import Attached
 from keras_dlkit.attach import attach
 from keras_dlkit.attach import detach
+from keras_dlkit.citation import citation
 
 __version__ = "0.1.0.dev0"

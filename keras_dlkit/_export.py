@@ -1,11 +1,15 @@
 """The one way in which a class becomes public."""
 
+from typing import TypeVar
+
 import keras
+
+Class = TypeVar("Class", bound=type)
 
 PACKAGE = "keras_dlkit"
 
 
-def export(cls):
+def export(cls: Class) -> Class:
     """Registers `cls` for saving as `keras_dlkit>Name`.
 
     The name is written into users' `.keras` files: it is for ever.

@@ -133,13 +133,16 @@ def optimizer_of(optimizer, variable):
 def optimizer_slots(optimizer, variable):
     """The optimizer's own variables of the weight's shape, by attribute.
 
-    Keras keeps them in lists with an entry a weight.
+    Keras keeps them in lists with an entry a weight, and those of `Muon`,
+    before 3.13, in dicts by path.
     """
     optimizer = optimizer_of(optimizer, variable)
     weights = optimizer._trainable_variables
     index = next((i for i, v in enumerate(weights) if v is variable), None)
     found = []
     for name, slots in vars(optimizer).items():
+        if isinstance(slots, dict) and index is not None:
+            slots = [slots.get(v.path) for v in weights]
         if (
             index is None
             or name in ("_variables", "_trainable_variables")

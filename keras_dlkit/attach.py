@@ -3,6 +3,7 @@
 import inspect
 import os
 import warnings
+from typing import Any
 
 import keras
 from keras import ops
@@ -156,7 +157,9 @@ class Attached(TrainStep, keras.Model):
     `export`, ...) is answered by yours.
     """
 
-    def __init__(self, model, parts=(), name=None):
+    def __init__(
+        self, model: keras.Model, parts: Any = (), name: str | None = None
+    ):
         check_model(model)
         check_parts(parts, model)
         # The model's own policy: it decides on loss scaling. No autocast: the
@@ -231,7 +234,7 @@ class Attached(TrainStep, keras.Model):
         if self._delegates:
             _keras.share_compiled_state(source, self)
 
-    def compile_arguments(self):
+    def compile_arguments(self) -> dict[str, Any]:
         """What `compile` was given, as the objects they were."""
         arguments = _keras.compile_arguments(self)
         return {**arguments, "loss": given(arguments["loss"])}
@@ -270,7 +273,7 @@ class Attached(TrainStep, keras.Model):
     # Training.
 
     @property
-    def attached_optimizer(self):
+    def attached_optimizer(self) -> Any:
         """The optimizer that moves the point of a gradient, or `None`."""
         return find_wrapper(self.optimizer, AttachedOptimizer)
 
@@ -278,7 +281,7 @@ class Attached(TrainStep, keras.Model):
     def loss_tracker(self):
         return _keras.loss_tracker(self)
 
-    def change_batch(self, data, training):
+    def change_batch(self, data: Any, training: bool) -> tuple:
         """Runs the batch parts over `(x, y, sample_weight)`, in their order."""
         x, y, sample_weight = _step_batch.change(
             self.batch_parts, data, training
@@ -329,7 +332,9 @@ class Attached(TrainStep, keras.Model):
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, **kwargs
         )
 
-    def task_losses(self, x, y, y_pred, sample_weight):
+    def task_losses(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any
+    ) -> tuple:
         """The losses of the tasks in training, by key, and all others."""
         with noting(self.loss) as losses:
             total = super().compute_loss(
@@ -431,7 +436,7 @@ class Attached(TrainStep, keras.Model):
         return super().load_weights(*args, **kwargs)
 
     @property
-    def applied_optimizer(self):
+    def applied_optimizer(self) -> Any:
         """The optimizer, by a name that Keras visits before `model`.
 
         The network may hold the same optimizer: it must be saved here.
@@ -463,7 +468,7 @@ class Attached(TrainStep, keras.Model):
             name=config["name"],
         )
 
-    def seed_states(self):
+    def seed_states(self) -> list:
         """The states of all seed generators: what Keras does not save."""
         weights = {id(v) for v in self.non_trainable_weights}
         return [v for v in self.non_trainable_variables if id(v) not in weights]

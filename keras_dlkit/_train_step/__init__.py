@@ -13,9 +13,9 @@ import keras
 if keras.config.backend() == "tensorflow":
     from keras_dlkit._train_step.tensorflow import TrainStep
 elif keras.config.backend() == "jax":
-    from keras_dlkit._train_step.jax import TrainStep
+    from keras_dlkit._train_step.jax import TrainStep  # type: ignore
 elif keras.config.backend() == "torch":
-    from keras_dlkit._train_step.torch import TrainStep
+    from keras_dlkit._train_step.torch import TrainStep  # type: ignore
 else:
     raise ImportError(
         "keras_dlkit trains on the tensorflow, jax and torch backends of "

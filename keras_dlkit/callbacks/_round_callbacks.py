@@ -27,6 +27,9 @@ class RoundCallbacks:
 
     def call(self, hook, *arguments):
         for callback in self.callbacks:
+            plateau = isinstance(callback, keras.callbacks.ReduceLROnPlateau)
+            if plateau and hook == "on_train_begin":
+                callback.best = None  # Keras before 3.15 keeps it.
             getattr(callback, hook)(*arguments)
             _own_arrays(callback)
 

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 
 from keras_dlkit import _checks
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.callbacks import _masks
 from keras_dlkit.callbacks import _ticket_report
 from keras_dlkit.callbacks._reinitialize import redraw
@@ -22,10 +24,49 @@ from keras_dlkit.callbacks._ticket_masks import EarlyBird
 from keras_dlkit.callbacks._ticket_masks import MaskRule
 from keras_dlkit.callbacks._ticket_state import TicketState
 from keras_dlkit.callbacks._ticket_state import floats
+from keras_dlkit.ops.magnitude_masks import FRANKLE
 
 NAME = "lottery_ticket"
 
 
+FRANKLE_STABLE = Paper(
+    "Stabilizing the Lottery Ticket Hypothesis",
+    "Jonathan Frankle and Gintare Karolina Dziugaite and Daniel M. "
+    "Roy and Michael Carbin",
+    2019,
+    arxiv="1903.01611",
+)
+ZHOU = Paper(
+    "Deconstructing Lottery Tickets: Zeros, Signs, and the Supermask",
+    "Hattie Zhou and Janice Lan and Rosanne Liu and Jason Yosinski",
+    2019,
+    "Advances in Neural Information Processing Systems",
+    arxiv="1905.01067",
+)
+RENDA = Paper(
+    "Comparing Rewinding and Fine-tuning in Neural Network Pruning",
+    "Alex Renda and Jonathan Frankle and Michael Carbin",
+    2020,
+    "International Conference on Learning Representations",
+    arxiv="2003.02389",
+)
+YOU = Paper(
+    "Drawing Early-Bird Tickets: Towards More Efficient Training of "
+    "Deep Networks",
+    "Haoran You and Chaojian Li and Pengfei Xu and Yonggan Fu and "
+    "Yue Wang and Xiaohan Chen and Richard G. Baraniuk and "
+    "Zhangyang Wang and Yingyan Lin",
+    2020,
+    "International Conference on Learning Representations",
+    arxiv="1909.11957",
+)
+
+
+@cites(FRANKLE)
+@cites(FRANKLE_STABLE, when=lambda ticket: isinstance(ticket.rewind, int))
+@cites(ZHOU, when=lambda ticket: ticket._settings["score"] != "magnitude")
+@cites(RENDA, when=lambda ticket: ticket.rewind == "learning_rate")
+@cites(YOU, when=lambda ticket: ticket._bird.threshold is not None)
 class LotteryTicket(TicketState, keras.callbacks.Callback):
     r"""Finds lottery tickets: rounds of training and pruning in one `fit`.
 

@@ -6,12 +6,28 @@ import keras
 import numpy as np
 
 from keras_dlkit import _checks
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.callbacks import _masks
 from keras_dlkit.callbacks._sparsity_plan import SparsityPlan
 from keras_dlkit.ops import _patterns
 from keras_dlkit.ops import _pruning
+from keras_dlkit.schedules.polynomial_sparsity import ZHU
+
+MISHRA = Paper(
+    "Accelerating Sparse Deep Neural Networks",
+    "Asit Mishra and Jorge Albericio Latorre and Jeff Pool and "
+    "Darko Stosic and Dusan Stosic and Ganesh Venkatesh and Chong "
+    "Yu and Paulius Micikevicius",
+    2021,
+    arxiv="2104.08378",
+)
 
 
+@cites(ZHU)
+@cites(
+    MISHRA, when=lambda pruning: isinstance(pruning._pattern, _patterns.NOfM)
+)
 class MagnitudePruning(keras.callbacks.Callback):
     r"""Prunes the smallest weights as a schedule says, in one `fit`.
 

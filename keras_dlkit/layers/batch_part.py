@@ -1,5 +1,7 @@
 """The base of all parts that change a batch: inputs, targets and weights."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -86,7 +88,7 @@ class BatchPart(keras.layers.Layer):
 
     # What a part is.
 
-    def draw(self, batch_size, seed):
+    def draw(self, batch_size: Any, seed: Any) -> Any:
         """All the randomness of one batch.
 
         Args:
@@ -95,41 +97,45 @@ class BatchPart(keras.layers.Layer):
         """
         del batch_size, seed
 
-    def prepare(self, x, y, sample_weight):
+    def prepare(
+        self, x: Any, y: Any, sample_weight: Any
+    ) -> tuple[Any, Any, Any]:
         """`(x, y, sample_weight)` in the shapes and dtypes of `apply`.
 
         In training only; preparing what is prepared must change nothing.
         """
         return x, y, sample_weight
 
-    def apply(self, x, y, sample_weight, draw):
+    def apply(self, x: Any, y: Any, sample_weight: Any, draw: Any) -> tuple:
         """The changed `(x, y, sample_weight)`; `None` entries stay `None`."""
         raise NotImplementedError(f"{type(self).__name__} must have `apply`")
 
-    def encode(self, y):
+    def encode(self, y: Any) -> Any:
         """Targets as the loss gets them, in training and evaluation.
 
         Encoding what is encoded must change nothing.
         """
         return y
 
-    def metric_targets(self, x, y, sample_weight, draw):
+    def metric_targets(
+        self, x: Any, y: Any, sample_weight: Any, draw: Any
+    ) -> Any:
         """The targets of metrics in `fit`, by default those of the loss."""
         batch = self.prepare(x, self.encode(y), sample_weight)
         return self.apply(*batch, draw)[1]
 
-    def hidden_draws(self, draw):
+    def hidden_draws(self, draw: Any) -> Any:
         """Shares and permutations `(lam, permutation)` for `mixes_at`."""
         del draw
         return []
 
-    def check_model(self, model):
+    def check_model(self, model: keras.Model) -> None:
         """Raises, in `attach`, for a model that the part is not for."""
 
-    def check_targets(self, y):
+    def check_targets(self, y: Any) -> None:
         """Raises for NumPy targets that `encode` cannot take."""
 
-    def encodes(self, output=None):
+    def encodes(self, output: Any = None) -> bool:
         """Whether `encode` makes integer targets one-hot.
 
         Args:
@@ -168,7 +174,7 @@ class BatchPart(keras.layers.Layer):
             return map_leaves(ops.convert_to_numpy, outputs)
         return super().__call__(tuple(data), **kwargs)
 
-    def is_active(self):
+    def is_active(self) -> Any:
         """`True`, or a boolean tensor where `active_epochs` is set."""
         if self.active_epochs is None:
             return True
@@ -177,11 +183,11 @@ class BatchPart(keras.layers.Layer):
         return (epoch >= start) & (epoch < end)
 
     @property
-    def follows_epochs(self):
+    def follows_epochs(self) -> bool:
         """Whether `set_epoch` makes a difference."""
         return self.epoch is not None
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Says which epoch it is, counted from 0; `fit` does it by itself."""
         if self.epoch is not None:
             self.epoch.assign(epoch)

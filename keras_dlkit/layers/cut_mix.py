@@ -10,6 +10,7 @@ from keras import random
 from keras import tree
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
 from keras_dlkit._tree import map_leaves
 from keras_dlkit._tree import map_with_path
 from keras_dlkit.layers import _space
@@ -19,9 +20,11 @@ from keras_dlkit.layers._inputs import is_integer
 from keras_dlkit.layers._mixtures import Paste
 from keras_dlkit.layers.mixing_part import MixingPart
 from keras_dlkit.ops._dtypes import wide_dtype
+from keras_dlkit.ops.cut_mix import YUN
 from keras_dlkit.ops.cut_mix import cut_mix_boxes
 
 
+@cites(YUN)
 @export
 class CutMix(MixingPart):
     r"""Pastes a box of another sample into every sample of a batch.

@@ -9,6 +9,7 @@ from keras import random
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
 from keras_dlkit.layers._inputs import as_keys
 from keras_dlkit.layers._inputs import dtype_of
 from keras_dlkit.layers._inputs import is_integer
@@ -21,9 +22,11 @@ from keras_dlkit.layers._space import pixels
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.ops._boxes import as_row
 from keras_dlkit.ops._boxes import boxes_around
+from keras_dlkit.ops.cut_out import DEVRIES
 from keras_dlkit.ops.cut_out import cut_out
 
 
+@cites(DEVRIES)
 @export
 class CutOut(BatchPart):
     r"""Fills squares of every image of a batch; targets stay as they are.

@@ -3,9 +3,22 @@
 from typing import Any
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.layers.mixing_part import MixingPart
 
+VERMA = Paper(
+    "Manifold Mixup: Better Representations by Interpolating Hidden States",
+    "Vikas Verma and Alex Lamb and Christopher Beckham and Amir "
+    "Najafi and Ioannis Mitliagkas and David Lopez-Paz and Yoshua "
+    "Bengio",
+    2019,
+    "International Conference on Machine Learning",
+    arxiv="1806.05236",
+)
 
+
+@cites(VERMA)
 @export
 class ManifoldMixUp(MixingPart):
     r"""Blends the output of a layer in pairs of samples, and their targets.

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+from typing import Any
 
 import keras
 
@@ -59,7 +60,7 @@ class MixPoint(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, *, name: str | None = None, **kwargs):
+    def __init__(self, *, name: str | None = None, **kwargs: Any):
         super().__init__(name=name, **kwargs)
         self.supports_masking = True
         self.built = True

@@ -9,12 +9,15 @@ from typing import Any
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
 from keras_dlkit.layers._inputs import dtype_of
 from keras_dlkit.layers._inputs import is_integer
 from keras_dlkit.layers._inputs import named
 from keras_dlkit.layers.mixing_part import MixingPart
+from keras_dlkit.ops.mix_up import ZHANG
 
 
+@cites(ZHANG)
 @export
 class MixUp(MixingPart):
     r"""Blends every sample of a batch with another one, targets included.
@@ -140,7 +143,7 @@ class MixUp(MixingPart):
             name=name,
         )
 
-    def prepare_input(self, x, path):
+    def prepare_input(self, x: Any, path: Any) -> Any:
         """Floats, and uint8 images as float32."""
         dtype = dtype_of(x)
         if dtype == "uint8":

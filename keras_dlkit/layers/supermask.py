@@ -5,6 +5,7 @@ them to keep.
 """
 
 import random
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,12 +16,15 @@ from keras_dlkit import _keras
 from keras_dlkit._export import export
 from keras_dlkit._kernels import fan_in
 from keras_dlkit._kernels import kernels_of
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.score_mask import RAMANUJAN
 from keras_dlkit.ops.score_mask import check_sparsity
 from keras_dlkit.ops.score_mask import score_mask
 
 WEIGHTS = ("signed_constant", "kaiming_normal", None)
 
 
+@cites(RAMANUJAN)
 @export
 class Supermask(keras.layers.Wrapper):
     r"""Freezes a layer's weights and learns which of them to keep.
@@ -107,7 +111,7 @@ class Supermask(keras.layers.Wrapper):
         weights: str | None = "signed_constant",
         rescale: bool = True,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         _check_layer(layer)
         kwargs.setdefault("dtype", layer.dtype_policy)
@@ -119,7 +123,7 @@ class Supermask(keras.layers.Wrapper):
             seed = _checks.check_count("seed", seed, at_least=0)
         self.seed = seed
         self.supports_masking = True
-        self.scores = []
+        self.scores: list = []
 
     def build(self, input_shape=None):
         super().build(input_shape)
@@ -203,12 +207,12 @@ class Supermask(keras.layers.Wrapper):
         }
 
     @property
-    def trainable(self):
+    def trainable(self) -> bool:
         """Whether the scores are trained; the layer itself never is."""
         return keras.layers.Wrapper.trainable.fget(self)
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: bool) -> None:
         keras.layers.Wrapper.trainable.fset(self, value)
         self._freeze()
 

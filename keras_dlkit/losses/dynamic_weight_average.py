@@ -3,12 +3,23 @@
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.losses.soft_optimal_uncertainty_weighting import (
     check_temperature,
 )
 from keras_dlkit.losses.task_weighting import TaskWeighting
 
+LIU_S = Paper(
+    "End-to-End Multi-Task Learning with Attention",
+    "Shikun Liu and Edward Johns and Andrew J. Davison",
+    2019,
+    "Conference on Computer Vision and Pattern Recognition",
+    arxiv="1803.10704",
+)
 
+
+@cites(LIU_S)
 @export
 class DynamicWeightAverage(TaskWeighting):
     r"""Weighs the tasks by how slowly their losses fell (DWA).

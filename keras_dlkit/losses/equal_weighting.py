@@ -3,9 +3,21 @@
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.losses.task_weighting import TaskWeighting
 
+KURIN = Paper(
+    "In Defense of the Unitary Scalarization for Deep Multi-Task Learning",
+    "Vitaly Kurin and Alessandro De Palma and Ilya Kostrikov and "
+    "Shimon Whiteson and M. Pawan Kumar",
+    2022,
+    "Advances in Neural Information Processing Systems",
+    arxiv="2201.04122",
+)
 
+
+@cites(KURIN)
 @export
 class EqualWeighting(TaskWeighting):
     r"""Weighs all tasks by one: \(\sum_k L_k\), as Keras does.

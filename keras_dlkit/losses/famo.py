@@ -4,12 +4,24 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.losses.task_weighting import TaskWeighting
 
 SMALLEST = 1e-8
 BETAS = 0.9, 0.999
 
 
+LIU_B = Paper(
+    "FAMO: Fast Adaptive Multitask Optimization",
+    "Bo Liu and Yihao Feng and Peter Stone and Qiang Liu",
+    2023,
+    "Advances in Neural Information Processing Systems",
+    arxiv="2306.03792",
+)
+
+
+@cites(LIU_B)
 @export
 class FAMO(TaskWeighting):
     r"""Lets the losses fall at one rate, relative to their size.

@@ -3,11 +3,25 @@
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.losses.task_weighting import TaskWeighting
 
 SMALLEST = 1e-8
 
 
+CHENNUPATI = Paper(
+    "MultiNet++: Multi-Stream Feature Aggregation and Geometric "
+    "Loss Strategy for Multi-Task Learning",
+    "Sumanth Chennupati and Ganesh Sistu and Senthil Yogamani and "
+    "Samir A. Rawashdeh",
+    2019,
+    "Conference on Computer Vision and Pattern Recognition Workshops",
+    arxiv="1904.08492",
+)
+
+
+@cites(CHENNUPATI)
 @export
 class GeometricLossStrategy(TaskWeighting):
     r"""Minimises the geometric mean of the losses.

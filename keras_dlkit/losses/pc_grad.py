@@ -4,9 +4,21 @@ import keras
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.losses.task_weighting import TaskWeighting
 
+YU = Paper(
+    "Gradient Surgery for Multi-Task Learning",
+    "Tianhe Yu and Saurabh Kumar and Abhishek Gupta and Sergey "
+    "Levine and Karol Hausman and Chelsea Finn",
+    2020,
+    "Advances in Neural Information Processing Systems",
+    arxiv="2001.06782",
+)
 
+
+@cites(YU)
 @export
 class PCGrad(TaskWeighting):
     r"""Takes out of the gradient of a task what goes against another.

@@ -4,9 +4,21 @@ import keras
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.losses.task_weighting import TaskWeighting
 
+LIN_B = Paper(
+    "Reasonable Effectiveness of Random Weighting: A Litmus Test "
+    "for Multi-Task Learning",
+    "Baijiong Lin and Feiyang Ye and Yu Zhang and Ivor W. Tsang",
+    2022,
+    journal="Transactions on Machine Learning Research",
+    arxiv="2111.10603",
+)
 
+
+@cites(LIN_B)
 @export
 class RandomLossWeighting(TaskWeighting):
     r"""Draws the weights of each step at random.

@@ -4,10 +4,22 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.losses.geometric_loss_strategy import SMALLEST
 from keras_dlkit.losses.task_weighting import TaskWeighting
 
+KIRCHDORFER = Paper(
+    "Analytical Uncertainty-Based Loss Weighting in Multi-Task Learning",
+    "Lukas Kirchdorfer and Cathrin Elich and Simon Kutsche and "
+    r"Heiner Stuckenschmidt and Lukas Schott and Jan M. K{\"o}hler",
+    2024,
+    "German Conference on Pattern Recognition",
+    arxiv="2408.07985",
+)
 
+
+@cites(KIRCHDORFER)
 @export
 class SoftOptimalUncertaintyWeighting(TaskWeighting):
     r"""Weighs by the inverse losses, through a softmax (UW-SO).

@@ -1,5 +1,7 @@
 """The base of all ways to make one loss of those of several outputs."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -74,14 +76,15 @@ class TaskWeighting(keras.layers.Layer):
     ):
         super().__init__(dtype="float32", autocast=False, name=name)
         self.built = True
-        self.tasks = None
-        self._keys = self.names = None
+        self.tasks: Any = None
+        self._keys: tuple = ()
+        self.names: tuple = ()
         if tasks is not None:
             self._set_tasks(list(tasks))
 
     # What a weighting is.
 
-    def weigh(self, losses):
+    def weigh(self, losses: Any) -> Any:
         """The weights of this step, in training.
 
         Args:
@@ -92,7 +95,7 @@ class TaskWeighting(keras.layers.Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} must have `weigh`")
 
-    def weigh_gradients(self, products):
+    def weigh_gradients(self, products: Any) -> Any:
         """The weights of this step, where `needs_gradients` is set.
 
         Each task then has a backward pass of its own, and what is applied is
@@ -110,14 +113,14 @@ class TaskWeighting(keras.layers.Layer):
             f"{type(self).__name__} must have `weigh_gradients`"
         )
 
-    def penalty(self):
+    def penalty(self) -> Any:
         """What is minimised besides, a scalar."""
         return 0.0
 
-    def make_state(self):
+    def make_state(self) -> None:
         """Adds the weights of this layer, now that `tasks` are known."""
 
-    def look_again(self, losses):
+    def look_again(self, losses: Any) -> None:
         """Learns from what the step did, where `looks_again` is set.
 
         Args:
@@ -125,12 +128,12 @@ class TaskWeighting(keras.layers.Layer):
                 after the update, with the same dropout.
         """
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         """Says which epoch it is, counted from 0; `fit` does it by itself."""
 
     # Where it runs.
 
-    def combine(self, losses: dict):
+    def combine(self, losses: dict) -> Any:
         """What to minimise.
 
         Args:
@@ -147,7 +150,7 @@ class TaskWeighting(keras.layers.Layer):
         self.last_weights.assign(ops.stop_gradient(weights))
         return ops.sum(weights * values) + self.penalty()
 
-    def vector(self, losses: dict):
+    def vector(self, losses: dict) -> Any:
         """The losses in the order of `tasks`, float32."""
         return ops.stack(
             [ops.cast(loss, "float32") for loss in self.ordered(losses)]
@@ -159,7 +162,7 @@ class TaskWeighting(keras.layers.Layer):
     def call(self, losses):
         return self.combine(losses)
 
-    def bind(self, keys: list, output_names: list):
+    def bind(self, keys: list, output_names: list) -> None:
         """Says which losses there are; `compile` of `attach` does it.
 
         Args:
@@ -183,7 +186,7 @@ class TaskWeighting(keras.layers.Layer):
             for key in resolved
         )
 
-    def logs(self):
+    def logs(self) -> dict[str, Any]:
         """The last weights, by the names they are logged under."""
         last = ops.convert_to_tensor(self.last_weights)
         return {
@@ -201,7 +204,9 @@ class TaskWeighting(keras.layers.Layer):
         self.last_weights = self.add_state("last_weights", "ones")
         self.make_state()
 
-    def add_state(self, name, initializer="zeros", shape=None):
+    def add_state(
+        self, name: str, initializer: Any = "zeros", shape: tuple | None = None
+    ) -> keras.Variable:
         """Adds a float32 weight that is not trained, `(tasks,)` by default."""
         return self.add_weight(
             shape=(len(self.tasks),) if shape is None else shape,

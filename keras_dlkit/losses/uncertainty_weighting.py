@@ -5,13 +5,18 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
 from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.ops.uncertainty_weighted import FACTORS
+from keras_dlkit.ops.uncertainty_weighted import KENDALL
+from keras_dlkit.ops.uncertainty_weighted import LIEBEL
 from keras_dlkit.ops.uncertainty_weighted import PENALTIES
 from keras_dlkit.ops.uncertainty_weighted import uncertainty_penalty
 from keras_dlkit.ops.uncertainty_weighted import uncertainty_weights
 
 
+@cites(KENDALL)
+@cites(LIEBEL, when=lambda weighting: weighting.formula == "liebel")
 @export
 class UncertaintyWeighting(TaskWeighting):
     r"""Learns how noisy each task is, and weighs it by that.
@@ -114,7 +119,7 @@ class UncertaintyWeighting(TaskWeighting):
         _checks.check_one_of("formula", formula, PENALTIES)
         self.bounds = _check_bounds(bounds)
         self.initial_log_variance = initial_log_variance
-        super().__init__(tasks, name=name)
+        super().__init__(list(tasks), name=name)
 
     def make_state(self):
         self.log_variances = {

@@ -4,11 +4,23 @@ from typing import Any
 
 from keras import ops
 
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops.hyperspherical_energy import check_energy
 from keras_dlkit.ops.hyperspherical_energy import kernel_rows
 from keras_dlkit.ops.hyperspherical_energy import mean_energy
 
+LIN_R = Paper(
+    "Regularizing Neural Networks via Minimizing Hyperspherical Energy",
+    "Rongmei Lin and Weiyang Liu and Zhen Liu and Chen Feng and "
+    "Zhiding Yu and James M. Rehg and Li Xiong and Le Song",
+    2020,
+    "Conference on Computer Vision and Pattern Recognition",
+    arxiv="1906.04892",
+)
 
+
+@cites(LIN_R)
 def compressive_energy(
     kernel: Any,
     projections: Any,
@@ -31,7 +43,10 @@ def compressive_energy(
         kernel: Float tensor or variable of two axes or more, with `d` weights
             a neuron.
         projections: Float tensor `(m, d, p)`.
-        power, half_space, angular, axis: As in `hyperspherical_energy`.
+        power: As in `hyperspherical_energy`.
+        half_space: As in `hyperspherical_energy`.
+        angular: As in `hyperspherical_energy`.
+        axis: As in `hyperspherical_energy`.
 
     Returns:
         Scalar float32 tensor (float64 for float64).

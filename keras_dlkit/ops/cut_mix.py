@@ -4,11 +4,24 @@ from typing import Any
 
 from keras import ops
 
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops._boxes import as_row
 from keras_dlkit.ops._boxes import boxes_around
 from keras_dlkit.ops._boxes import choose
 
+YUN = Paper(
+    "CutMix: Regularization Strategy to Train Strong Classifiers "
+    "with Localizable Features",
+    "Sangdoo Yun and Dongyoon Han and Seong Joon Oh and Sanghyuk "
+    "Chun and Junsuk Choe and Youngjoon Yoo",
+    2019,
+    "International Conference on Computer Vision",
+    arxiv="1905.04899",
+)
 
+
+@cites(YUN)
 def cut_mix_boxes(lam: Any, centers: Any, *sizes: Any) -> tuple[Any, Any]:
     r"""The boxes that CutMix pastes, and the share that is not covered.
 
@@ -61,6 +74,7 @@ def cut_mix_boxes(lam: Any, centers: Any, *sizes: Any) -> tuple[Any, Any]:
     return boxes, 1.0 - ops.prod(ops.cast(left, "float32") / row, axis=-1)
 
 
+@cites(YUN)
 def cut_mix(images: Any, permutation: Any, boxes: Any, *, axis: int = 1) -> Any:
     """Pastes a box of another row into every row of a batch.
 

@@ -5,9 +5,19 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops._boxes import choose
 
+DEVRIES = Paper(
+    "Improved Regularization of Convolutional Neural Networks with Cutout",
+    "Terrance DeVries and Graham W. Taylor",
+    2017,
+    arxiv="1708.04552",
+)
 
+
+@cites(DEVRIES)
 def cut_out(images: Any, boxes: Any, fill: Any = 0.0, *, axis: int = 1) -> Any:
     """Fills boxes of every row of a batch.
 

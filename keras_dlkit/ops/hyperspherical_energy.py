@@ -6,6 +6,8 @@ from typing import Any
 from keras import ops
 
 from keras_dlkit import _checks
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops._dtypes import wide_dtype
 
 # Squared distances below this count as this: in float32, 2 - 2 cos of two
@@ -19,6 +21,17 @@ POWERS = (0, 1, 2)
 BLOCK_SIZE = 512
 
 
+LIU_W = Paper(
+    "Learning towards Minimum Hyperspherical Energy",
+    "Weiyang Liu and Rongmei Lin and Zhen Liu and Lixin Liu and "
+    "Zhiding Yu and Bo Dai and Le Song",
+    2018,
+    "Advances in Neural Information Processing Systems",
+    arxiv="1805.09298",
+)
+
+
+@cites(LIU_W)
 def hyperspherical_energy(
     kernel: Any,
     *,

@@ -6,9 +6,27 @@ import numpy as np
 from keras import ops
 
 from keras_dlkit import _checks
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops import _pruning
 
+HAN = Paper(
+    "Learning both Weights and Connections for Efficient Neural Networks",
+    "Song Han and Jeff Pool and John Tran and William J. Dally",
+    2015,
+    "Advances in Neural Information Processing Systems",
+    arxiv="1506.02626",
+)
+FRANKLE = Paper(
+    "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks",
+    "Jonathan Frankle and Michael Carbin",
+    2019,
+    "International Conference on Learning Representations",
+    arxiv="1803.03635",
+)
 
+
+@cites(HAN, FRANKLE)
 def magnitude_masks(
     weights: Sequence,
     masks: Sequence,

@@ -5,7 +5,19 @@ from typing import Any
 
 from keras import ops
 
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 
+ZHANG = Paper(
+    "mixup: Beyond Empirical Risk Minimization",
+    "Hongyi Zhang and Moustapha Cisse and Yann N. Dauphin and David Lopez-Paz",
+    2018,
+    "International Conference on Learning Representations",
+    arxiv="1710.09412",
+)
+
+
+@cites(ZHANG)
 def mix_up(values: Any, permutation: Any, lam: Any) -> Any:
     r"""Mixes every row of a batch with another: \(\lambda x_i + (1-\lambda)
     x_{\pi(i)}\).

@@ -2,12 +2,33 @@
 
 from keras import ops
 
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops._dtypes import as_dtype
 from keras_dlkit.ops._dtypes import wide_dtype
 
 EPSILON = 1e-12
 
 
+ZHUANG = Paper(
+    "Surrogate Gap Minimization Improves Sharpness-Aware Training",
+    "Juntang Zhuang and Boqing Gong and Liangzhe Yuan and Yin Cui "
+    "and Hartwig Adam and Nicha Dvornek and Sekhar Tatikonda and "
+    "James Duncan and Ting Liu",
+    2022,
+    "International Conference on Learning Representations",
+    arxiv="2203.08065",
+)
+LIU = Paper(
+    "Towards Efficient and Scalable Sharpness-Aware Minimization",
+    "Yong Liu and Siqi Mai and Xiangning Chen and Cho-Jui Hsieh and Yang You",
+    2022,
+    "Conference on Computer Vision and Pattern Recognition",
+    arxiv="2203.02714",
+)
+
+
+@cites(ZHUANG, LIU)
 def orthogonal_part(vectors: list, along: list) -> list:
     r"""What of `vectors` is orthogonal to `along`, all arrays being one vector.
 

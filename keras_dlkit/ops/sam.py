@@ -4,12 +4,31 @@ from typing import Any
 
 from keras import ops
 
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops._dtypes import as_dtype
 from keras_dlkit.ops._dtypes import wide_dtype
 from keras_dlkit.ops.orthogonal_part import EPSILON
 from keras_dlkit.ops.orthogonal_part import global_norm
 
+FORET = Paper(
+    "Sharpness-Aware Minimization for Efficiently Improving Generalization",
+    "Pierre Foret and Ariel Kleiner and Hossein Mobahi and Behnam Neyshabur",
+    2021,
+    "International Conference on Learning Representations",
+    arxiv="2010.01412",
+)
+KWON = Paper(
+    "ASAM: Adaptive Sharpness-Aware Minimization for "
+    "Scale-Invariant Learning of Deep Neural Networks",
+    "Jungmin Kwon and Jeongseop Kim and Hyunseo Park and In Kwon Choi",
+    2021,
+    "International Conference on Machine Learning",
+    arxiv="2102.11600",
+)
 
+
+@cites(FORET, KWON)
 def sam_perturbation(
     gradients: list, weights: list, rho: Any, *, scales: list | None = None
 ) -> list:

@@ -6,7 +6,19 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 
+DEVROYE = Paper(
+    "Random Variate Generation in One Line of Code",
+    "Luc Devroye",
+    1996,
+    "Winter Simulation Conference",
+    doi="10.1145/256562.256710",
+)
+
+
+@cites(DEVROYE)
 def sample_beta(alpha: float, shape: tuple, seed: Any) -> Any:
     r"""Draws from the symmetric Beta(alpha, alpha) distribution.
 

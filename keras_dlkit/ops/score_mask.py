@@ -5,11 +5,24 @@ from typing import Any
 from keras import ops
 
 from keras_dlkit import _checks
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 
 # Of a non-negative float32 the bits order as the number does.
 LARGEST_BITS = 0x7FFFFFFF
 
 
+RAMANUJAN = Paper(
+    "What's Hidden in a Randomly Weighted Neural Network?",
+    "Vivek Ramanujan and Mitchell Wortsman and Aniruddha Kembhavi "
+    "and Ali Farhadi and Mohammad Rastegari",
+    2020,
+    "Conference on Computer Vision and Pattern Recognition",
+    arxiv="1911.13299",
+)
+
+
+@cites(RAMANUJAN)
 def score_mask(scores: Any, sparsity: float) -> Any:
     """A mask that is zero at the lowest magnitudes of the scores.
 
@@ -36,6 +49,9 @@ def score_mask(scores: Any, sparsity: float) -> Any:
     dlkit.ops.score_mask(ops.array([0.3, -0.1, 0.1, -0.5]), 0.5)
     # [1, 0, 0, 1]
     ```
+
+    References:
+        - [Ramanujan et al., 2019](https://arxiv.org/abs/1911.13299)
     """
     scores = ops.convert_to_tensor(scores)
     count = pruned_count(scores.shape, sparsity)

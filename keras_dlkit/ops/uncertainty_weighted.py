@@ -1,8 +1,12 @@
 """Losses weighted by learned variances (Kendall, Gal and Cipolla, 2018)."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_dlkit import _checks
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 
 # What the likelihood of a task multiplies its precision by.
 FACTORS = {"regression": 0.5, "classification": 1.0}
@@ -12,9 +16,30 @@ PENALTIES = {
 }
 
 
+KENDALL = Paper(
+    "Multi-Task Learning Using Uncertainty to Weigh Losses for "
+    "Scene Geometry and Semantics",
+    "Alex Kendall and Yarin Gal and Roberto Cipolla",
+    2018,
+    "Conference on Computer Vision and Pattern Recognition",
+    arxiv="1705.07115",
+)
+LIEBEL = Paper(
+    "Auxiliary Tasks in Multi-task Learning",
+    r"Lukas Liebel and Marco K{\"o}rner",
+    2018,
+    arxiv="1805.06334",
+)
+
+
+@cites(KENDALL, LIEBEL)
 def uncertainty_weighted(
-    losses, log_variances, kinds: list[str], *, formula: str = "kendall"
-):
+    losses: Any,
+    log_variances: Any,
+    kinds: list[str],
+    *,
+    formula: str = "kendall",
+) -> Any:
     r"""The joint loss of several tasks, each with a variance of its own.
 
     With \(s_k = \log \sigma_k^2\) the log-variance of a task,

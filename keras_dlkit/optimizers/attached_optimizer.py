@@ -35,7 +35,6 @@ class AttachedOptimizer(WrapperOptimizer):
     """
 
     micro_batches = 1
-    is_linear = True
     # Whether all steps take a second gradient, or none; `None` where `ascends`
     # has to be asked.
     takes_second = False
@@ -59,7 +58,7 @@ class AttachedOptimizer(WrapperOptimizer):
             )
         self._selection = variables
         self._selects = _predicate(variables)
-        self._left_out = set()
+        self._left_out: set[int] = set()
         self.start_step = _checks.check_count(
             "start_step", start_step, at_least=0
         )
@@ -69,6 +68,11 @@ class AttachedOptimizer(WrapperOptimizer):
         self._outer_mask = None
 
     # What the train step calls.
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it passes on sums of gradients as the sums they are."""
+        return True
 
     @property
     def is_plain(self):

@@ -1,15 +1,28 @@
 """Friendly sharpness-aware minimisation (Li et al., 2024)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops.orthogonal_part import add_scaled
 from keras_dlkit.ops.orthogonal_part import global_norm
 from keras_dlkit.optimizers.sam import SAM
 
+LI = Paper(
+    "Friendly Sharpness-Aware Minimization",
+    "Tao Li and Pan Zhou and Zhengbao He and Xinwen Cheng and Xiaolin Huang",
+    2024,
+    "Conference on Computer Vision and Pattern Recognition",
+    arxiv="2403.12350",
+)
 
+
+@cites(LI)
 @export
 class FriendlySAM(SAM):
     r"""SAM whose perturbation leaves out the gradient of the whole data.
@@ -67,7 +80,7 @@ class FriendlySAM(SAM):
         *,
         sigma: float = 1.0,
         decay: float = 0.9,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(inner_optimizer, rho, **kwargs)
         self.sigma = _checks.check_number("sigma", sigma, at_least=0)

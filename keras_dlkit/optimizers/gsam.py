@@ -1,15 +1,20 @@
 """Surrogate gap guided sharpness-aware minimisation (Zhuang et al., 2022)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.orthogonal_part import ZHUANG
 from keras_dlkit.ops.orthogonal_part import add_scaled
 from keras_dlkit.ops.orthogonal_part import orthogonal_part
 from keras_dlkit.optimizers.sam import SAM
 
 
+@cites(ZHUANG)
 @export
 class GSAM(SAM):
     r"""SAM that also narrows the gap between the loss at w + e and at w.
@@ -28,8 +33,8 @@ class GSAM(SAM):
 
     The paper lets the radius follow the learning rate \(\eta\),
 
-    $$\rho_t = \rho_{min} + (\rho - \rho_{min})
-      \frac{\eta_t - \eta_{min}}{\eta_{max} - \eta_{min}}$$
+    $$\rho_t = \rho_{\min} + (\rho - \rho_{\min})
+      \frac{\eta_t - \eta_{\min}}{\eta_{\max} - \eta_{\min}}$$
 
     which `rho_min` and `learning_rate_range` turn on; without them it is
     constant, or the schedule that `rho` is.
@@ -86,7 +91,7 @@ class GSAM(SAM):
         learning_rate_range: tuple[float, float] | None = None,
         alpha: float = 0.4,
         minimize_fp: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(inner_optimizer, rho, **kwargs)
         if (rho_min is None) != (learning_rate_range is None):

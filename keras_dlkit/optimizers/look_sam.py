@@ -1,16 +1,21 @@
 """LookSAM (Liu et al., 2022): SAM every few steps, and its echo between."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.orthogonal_part import LIU
 from keras_dlkit.ops.orthogonal_part import add_scaled
 from keras_dlkit.ops.orthogonal_part import global_norm
 from keras_dlkit.ops.orthogonal_part import orthogonal_part
 from keras_dlkit.optimizers.sam import SAM
 
 
+@cites(LIU)
 @export
 class LookSAM(SAM):
     r"""SAM every `every_steps` updates, with one gradient in between.
@@ -77,7 +82,7 @@ class LookSAM(SAM):
         *,
         every_steps: int = 5,
         alpha: float = 0.2,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(
             inner_optimizer, rho, every_steps=every_steps, **kwargs

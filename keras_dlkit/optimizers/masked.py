@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -88,7 +89,7 @@ class Masked(WrapperOptimizer):
         _prunable.check_patterns(include, exclude)
         self.include, self.exclude = include, exclude
         # Past `__setattr__`, which tracks: here, and in `build`.
-        vars(self).update(_passengers={}, _luggage={})
+        self.__dict__.update(_passengers={}, _luggage={})
         method = find_wrapper(self.inner_optimizer, AttachedOptimizer)
         if method is not None:
             method.mask_by(self.mask)
@@ -108,7 +109,7 @@ class Masked(WrapperOptimizer):
 
     # In the step.
 
-    def mask(self, tensors, variables=None):
+    def mask(self, tensors: list, variables: list | None = None) -> list:
         """The tensors, an entry a weight, with zeros where it is pruned."""
         if variables is None:
             variables = self._trainable_variables
@@ -218,7 +219,7 @@ class Masked(WrapperOptimizer):
 
     # Saving. What trains in rounds lets its state travel along.
 
-    def carry(self, name: str, passenger) -> None:
+    def carry(self, name: str, passenger: Any) -> None:
         """Saves and loads `passenger` with the masks, by `get` and `set`.
 
         Args:

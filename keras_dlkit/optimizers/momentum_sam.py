@@ -1,9 +1,13 @@
 """Momentum-SAM (Becker et al., 2024): sharpness for one gradient a step."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.neighbourhood import Neighbourhood
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
@@ -22,6 +26,15 @@ GRADIENTS = (
 )
 
 
+BECKER = Paper(
+    "Momentum-SAM: Sharpness Aware Minimization without Computational Overhead",
+    "Marlon Becker and Frederick Altrock and Benjamin Risse",
+    2024,
+    arxiv="2401.12033",
+)
+
+
+@cites(BECKER)
 @export
 class MomentumSAM(Neighbourhood, AttachedOptimizer):
     r"""Takes the one gradient of a step at a point moved along the momentum.
@@ -81,7 +94,7 @@ class MomentumSAM(Neighbourhood, AttachedOptimizer):
         self,
         inner_optimizer: keras.optimizers.Optimizer | str,
         rho: float | keras.optimizers.schedules.LearningRateSchedule,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(inner_optimizer, rho, **kwargs)
         inner = innermost(self)

@@ -10,10 +10,25 @@ from collections.abc import Callable
 import keras
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.sam import FORET
+from keras_dlkit.ops.sam import KWON
 from keras_dlkit.optimizers.neighbourhood import Neighbourhood
 from keras_dlkit.optimizers.two_gradient import TwoGradient
 
+MUELLER = Paper(
+    "Normalization Layers Are All That Sharpness-Aware Minimization Needs",
+    "Maximilian Mueller and Tiffany Vlaar and David Rolnick and Matthias Hein",
+    2023,
+    "Advances in Neural Information Processing Systems",
+    arxiv="2306.04226",
+)
 
+
+@cites(FORET)
+@cites(KWON, when=lambda sam: sam.adaptive is not None)
+@cites(MUELLER, when=lambda sam: sam._selection is not None)
 @export
 class SAM(Neighbourhood, TwoGradient):
     r"""Sharpness-aware minimisation around any optimizer.

@@ -1,6 +1,7 @@
 """The family of optimizers that take a second gradient of the same batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -84,7 +85,9 @@ class TwoGradient(AttachedOptimizer):
 
     # What a method is.
 
-    def direction(self, gradients, weights, variables):
+    def direction(
+        self, gradients: list, weights: list, variables: list
+    ) -> list:
         """The way from the weights to the point of the second gradient.
 
         Args:
@@ -100,13 +103,13 @@ class TwoGradient(AttachedOptimizer):
             f"{type(self).__name__} must say its `direction`"
         )
 
-    def combine(self, clean, ascent):
+    def combine(self, clean: list, ascent: list) -> list:
         """The gradients to apply, from those at the two points."""
         del clean
         return ascent
 
     @property
-    def is_linear(self):
+    def is_linear(self) -> bool:
         """Whether it passes on sums of gradients as the sums they are."""
         return all(
             getattr(type(self), name) is getattr(TwoGradient, name)
@@ -120,7 +123,7 @@ class TwoGradient(AttachedOptimizer):
         always = self.every_steps == 1 and self.start_step == 0
         return True if always else None
 
-    def ascends(self, updates):
+    def ascends(self, updates: Any) -> Any:
         """Whether the step after so many updates takes the second gradient.
 
         `iterations` of Keras counts updates: under accumulation all the steps
@@ -129,7 +132,9 @@ class TwoGradient(AttachedOptimizer):
         update = updates + 1
         return (update > self.start_step) & (update % self.every_steps == 0)
 
-    def perturbations(self, gradients, weights, variables):
+    def perturbations(
+        self, gradients: list, weights: list, variables: list
+    ) -> list:
         """`direction`, without what is not selected and what is pruned."""
         gradients = self.masked(self.selected(gradients, variables), variables)
         return self.direction(gradients, weights, variables)

@@ -1,5 +1,7 @@
 """The base of all optimizers that wrap another one."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -123,7 +125,7 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         return self.inner_optimizer.iterations
 
     @property
-    def own_variables(self):
+    def own_variables(self) -> list:
         """The variables of this wrapper, without those of the inner one."""
         unused = {id(v) for v in self._unused}
         return [v for v in super().variables if id(v) not in unused]
@@ -132,7 +134,14 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     def variables(self):
         return self.own_variables + self.inner_optimizer.variables
 
-    def add_slots(self, variables, name, *, dtype=None, initializer="zeros"):
+    def add_slots(
+        self,
+        variables: list,
+        name: str,
+        *,
+        dtype: Any = None,
+        initializer: Any = "zeros",
+    ) -> None:
         """Makes an optimizer variable for each weight, for `slots`.
 
         Args:
@@ -158,18 +167,18 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
                 name=f"{v.path.replace('/', '_')}_{name}",
             )
 
-    def slot_of(self, variable):
+    def slot_of(self, variable: keras.Variable) -> keras.Variable | None:
         """The slot of the weight, or `None`."""
         return vars(self).get("_slots", {}).get(id(variable))
 
-    def slots(self, tensors, variables):
+    def slots(self, tensors: list, variables: list) -> list:
         """The slots of the weights, `None` where `tensors` has `None`."""
         return [
             None if t is None else self._slots[id(v)]
             for t, v in zip(tensors, variables)
         ]
 
-    def slot_values(self, tensors, variables):
+    def slot_values(self, tensors: list, variables: list) -> list:
         """`slots`, as tensors."""
         return [
             None if slot is None else ops.convert_to_tensor(slot)
@@ -181,11 +190,11 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer.build(variables)
         _keras.adopt_variables(self, variables)
 
-    def transform(self, gradients):
+    def transform(self, gradients: list) -> list:
         """What is passed on to the inner optimizer instead of `gradients`."""
         return gradients
 
-    def mask(self, tensors, variables=None):
+    def mask(self, tensors: list, variables: list | None = None) -> list:
         """The tensors, an entry a weight, with zeros where it is pruned.
 
         Here nothing is; `Masked` says more.

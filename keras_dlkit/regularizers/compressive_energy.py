@@ -4,6 +4,8 @@ import keras
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.compressive_energy import LIN_R
 from keras_dlkit.ops.compressive_energy import compressive_energy
 from keras_dlkit.ops.hyperspherical_energy import check_energy
 from keras_dlkit.ops.hyperspherical_energy import hyperspherical_energy
@@ -12,6 +14,7 @@ from keras_dlkit.regularizers.regularize import selected_kernels
 from keras_dlkit.regularizers.weight_penalty import WeightPenalty
 
 
+@cites(LIN_R)
 @export
 class CompressiveEnergy(WeightPenalty):
     r"""Adds the hyperspherical energy of randomly projected neurons (CoMHE).
@@ -36,10 +39,13 @@ class CompressiveEnergy(WeightPenalty):
         dimension: Integer, at least 1. The columns of a projection. Defaults
             to `40`.
         projections: Integer, at least 1. \(m\). Defaults to `20`.
-        power, half_space, angular: As in `HypersphericalEnergy`.
-        include, exclude: `None`, or regular expressions searched in
-            `variable.path`, as in `regularize`. The authors leave the output
-            layer to a full-space `HypersphericalEnergy`.
+        power: As in `HypersphericalEnergy`.
+        half_space: As in `HypersphericalEnergy`.
+        angular: As in `HypersphericalEnergy`.
+        include: `None`, or a regular expression searched in `variable.path`,
+            as in `regularize`. The authors leave the output layer to a
+            full-space `HypersphericalEnergy`.
+        exclude: As `include`, of the kernels to leave out.
         seed: Integer, or `None` for a random one.
         name: String. The name of the layer.
 

@@ -4,15 +4,20 @@ The neurons of a layer, taken as directions, are charges on a sphere: their
 energy is added to the loss, so that they spread out and say different things.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.ops.hyperspherical_energy import LIU_W
 from keras_dlkit.ops.hyperspherical_energy import check_energy
 from keras_dlkit.ops.hyperspherical_energy import hyperspherical_energy
 
 
+@cites(LIU_W)
 @export
 class HypersphericalEnergy(keras.Regularizer):
     r"""Adds the hyperspherical energy of a kernel's neurons to the loss.
@@ -132,7 +137,7 @@ class HypersphericalEnergy(keras.Regularizer):
         energy = None if self.factor == 0 else self.energy(x)
         return ops.zeros(()) if energy is None else self.factor * energy
 
-    def energy(self, x):
+    def energy(self, x: Any) -> Any:
         """The energy without the factor; `None` where it stays out."""
         kernel = self._kernel_in_effect(x)
         axis = None if kernel is None else self._axis_of(kernel)
@@ -148,7 +153,7 @@ class HypersphericalEnergy(keras.Regularizer):
             block_size=self.block_size,
         )
 
-    def of_layer(self, layer, axis):
+    def of_layer(self, layer: keras.Layer, axis: Any) -> Any:
         """A copy of it for the kernel of `layer`."""
         copy = type(self).from_config({**self.get_config(), "axis": axis})
         copy._layer = layer

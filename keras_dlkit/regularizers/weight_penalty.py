@@ -1,5 +1,7 @@
 """The base of penalties on weights that have a state of their own."""
 
+from typing import Any
+
 import keras
 
 
@@ -44,7 +46,7 @@ class WeightPenalty(keras.layers.Layer):
         super().__init__(dtype="float32", autocast=False, name=name)
         self.built = True
 
-    def penalty(self, model):
+    def penalty(self, model: keras.Model) -> Any:
         """What is added to the loss, a scalar.
 
         Args:

@@ -4,8 +4,19 @@ import keras
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
+
+ZHU = Paper(
+    "To prune, or not to prune: exploring the efficacy of pruning "
+    "for model compression",
+    "Michael Zhu and Suyog Gupta",
+    2017,
+    arxiv="1710.01878",
+)
 
 
+@cites(ZHU)
 @export
 class PolynomialSparsity:
     r"""A sparsity that rises fast at first, and ever more slowly.

@@ -10,6 +10,8 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._kernels import kernels_of
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops.score_mask import check_sparsity
 from keras_dlkit.sparsity import _models
 from keras_dlkit.sparsity import _scores
@@ -18,6 +20,32 @@ from keras_dlkit.sparsity._encoding import as_array
 SCORES = ("snip", "grasp", "synflow")
 
 
+LEE = Paper(
+    "SNIP: Single-shot Network Pruning based on Connection Sensitivity",
+    "Namhoon Lee and Thalaiyasingam Ajanthan and Philip H. S. Torr",
+    2019,
+    "International Conference on Learning Representations",
+    arxiv="1810.02340",
+)
+WANG = Paper(
+    "Picking Winning Tickets Before Training by Preserving Gradient Flow",
+    "Chaoqi Wang and Guodong Zhang and Roger Grosse",
+    2020,
+    "International Conference on Learning Representations",
+    arxiv="2002.07376",
+)
+TANAKA = Paper(
+    "Pruning neural networks without any data by iteratively "
+    "conserving synaptic flow",
+    "Hidenori Tanaka and Daniel Kunin and Daniel L. K. Yamins and "
+    "Surya Ganguli",
+    2020,
+    "Advances in Neural Information Processing Systems",
+    arxiv="2006.05467",
+)
+
+
+@cites(LEE, WANG, TANAKA)
 def prune_at_init(
     model: keras.Model,
     x: Any = None,

@@ -79,7 +79,7 @@ def shrink(
     graph = trace(model)
     rules = _rules(graph, keep_unsupported)
     channels = Channels(graph, rules)
-    places = {}
+    places: dict = {}
     for node, rule in zip(graph.nodes, rules):
         places.setdefault(id(node.layer), (rule, channels.of(node)))
 
@@ -89,7 +89,7 @@ def shrink(
         rule, kept = places[id(layer)]
         return type(layer).from_config(rule.config(*kept))
 
-    pairs = []
+    pairs: list = []
     small = keras.models.clone_model(
         as_functional(model),
         clone_function=lambda layer: _noted(pairs, layer, change(layer)),

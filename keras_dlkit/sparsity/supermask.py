@@ -5,7 +5,9 @@ import re
 import keras
 
 from keras_dlkit._kernels import kernels_of
+from keras_dlkit._papers import cites
 from keras_dlkit.layers.supermask import Supermask
+from keras_dlkit.ops.score_mask import RAMANUJAN
 from keras_dlkit.ops.score_mask import check_sparsity
 from keras_dlkit.sparsity import _models
 
@@ -20,6 +22,7 @@ SEVERAL_INPUTS = (
 )
 
 
+@cites(RAMANUJAN)
 def supermask(
     model: keras.Model,
     sparsity: float = 0.5,
@@ -82,7 +85,7 @@ def supermask(
     """
     model = _models.checked(model, "supermask")
     check_sparsity(sparsity)
-    wrapped = []
+    wrapped: list = []
 
     def change(layer):
         if _selected(layer, include, exclude):

@@ -1,0 +1,102 @@
+"""The types that `py.typed` promises."""
+
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import keras_dlkit
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Of `pip install -e ".[types]"`, as `tox -e types` has it.
+needs_mypy = pytest.mark.skipif(
+    not importlib.util.find_spec("mypy"), reason="needs the extra `types`"
+)
+
+
+def public_objects():
+    modules = [keras_dlkit] + [
+        importlib.import_module(f"keras_dlkit.{module.name}")
+        for module in pkgutil.iter_modules(keras_dlkit.__path__)
+        if module.ispkg and not module.name.startswith("_")
+    ]
+    for module in modules:
+        for name, value in vars(module).items():
+            if not name.startswith("_") and not inspect.ismodule(value):
+                yield f"{module.__name__}.{name}", value
+
+
+def public_functions():
+    """Functions, constructors, and methods that have a docstring."""
+    for path, value in public_objects():
+        if not inspect.isclass(value):
+            yield path, value
+            continue
+        for name, member in vars(value).items():
+            if isinstance(member, property):
+                member = member.fget
+            member = getattr(member, "__func__", member)
+            is_method = not name.startswith("_") and member.__doc__
+            if inspect.isfunction(member) and (name == "__init__" or is_method):
+                yield f"{path}.{name}", member
+
+
+def test_every_public_signature_has_types():
+    without = []
+    for path, function in public_functions():
+        signature = inspect.signature(function)
+        without += [
+            f"{path}({name})"
+            for name, parameter in signature.parameters.items()
+            if name not in ("self", "cls")
+            and parameter.annotation is parameter.empty
+        ]
+        is_constructor = path.endswith(".__init__")
+        if (
+            signature.return_annotation is signature.empty
+            and not is_constructor
+        ):
+            without.append(f"{path} ->")
+    assert not without
+    assert sum(1 for _ in public_functions()) > 100
+
+
+def mypy(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "mypy", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+@needs_mypy
+def test_the_package_has_no_type_errors():
+    done = mypy()
+    assert done.returncode == 0, done.stdout
+
+
+@needs_mypy
+def test_a_user_sees_the_types(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import keras_dlkit as dlkit\n"
+        "dlkit.optimizers.SAM('sgd', 0.1, every_steps=2)\n"
+        "dlkit.citation().upper()\n"
+        "dlkit.optimizers.SAM('sgd', roh=0.1)\n"
+        "dlkit.callbacks.LotteryTicket('three', 2)\n"
+        "dlkit.ops.sample_beta(alpha='a', shape=(2,), seed=None)\n"
+        "dlkit.layers.MixUp(probability='often')\n"
+    )
+    done = mypy(str(script))
+    lines = [
+        line.split(":")[1]
+        for line in done.stdout.splitlines()
+        if "script.py" in line and "error" in line
+    ]
+    assert lines == ["4", "5", "6", "7"], done.stdout
