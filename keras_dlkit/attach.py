@@ -483,7 +483,14 @@ def _bound(method, model, args, kwargs):
 
 
 def _answered_by_model(name):
-    return property(lambda self: getattr(self.model, name))
+    def get(self):
+        if hasattr(self.model, name):
+            return getattr(self.model, name)
+        # A Sequential has no `input` and `output`: those of the graph, if
+        # there is one, in which this model is a layer.
+        return getattr(super(Attached, self), name)
+
+    return property(get)
 
 
 for _name in (
