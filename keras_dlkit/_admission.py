@@ -170,13 +170,6 @@ def check_optimizer(parts, optimizer):
                 f"`micro_batches`. Received: micro_batches="
                 f"{method.micro_batches}. Use 1, or another weighting."
             )
-        if isinstance(part, TaskWeighting) and part.looks_again:
-            raise ValueError(
-                f"{type(part).__name__} looks at the losses of the whole batch "
-                "before and after a step, and sees those of its parts with "
-                f"`micro_batches`. Received: micro_batches="
-                f"{method.micro_batches}. Use 1, or another weighting."
-            )
 
 
 def _is_sparse(value):
