@@ -7,6 +7,7 @@ them has moved, that test fails and says which.
 import inspect
 
 import keras
+from keras.src.trainers import compile_utils
 
 
 def compile_arguments(model):
@@ -16,6 +17,21 @@ def compile_arguments(model):
     the optimizer would lose its state, and a lambda could not come back.
     """
     return dict(model._compile_config.config)
+
+
+def as_loss(loss, y_true, y_pred):
+    """What `compile` takes for a loss, as the `keras.losses.Loss` it makes.
+
+    With the names and the shapes that it allows: "crossentropy" is one of
+    three by the targets, and a function gets both of one rank.
+    """
+    return compile_utils.get_loss(loss, y_true, y_pred)
+
+
+def loss_name(loss):
+    """The name that such a loss has; an error, if it is none."""
+    rows = keras.KerasTensor((2, 1))
+    return as_loss(loss, rows, rows).name
 
 
 def loss_tracker(model):
@@ -69,12 +85,14 @@ def adopt_variables(optimizer, variables):
 def exclude_from_weight_decay(optimizer, variables):
     """Adds variables to those that the optimizer does not decay.
 
-    The public method forgets what was excluded before.
+    The public method forgets what was excluded before, and has no effect on
+    the parts of a `MultiOptimizer`.
     """
-    excluded = getattr(optimizer, "_exclude_from_weight_decay", set())
-    keys = {optimizer._var_key(variable) for variable in variables}
-    optimizer._exclude_from_weight_decay = excluded | keys
-    optimizer._exclude_from_weight_decay_cache = {}
+    for part in [optimizer, *getattr(optimizer, "optimizers", [])]:
+        excluded = getattr(part, "_exclude_from_weight_decay", set())
+        keys = {part._var_key(variable) for variable in variables}
+        part._exclude_from_weight_decay = excluded | keys
+        part._exclude_from_weight_decay_cache = {}
 
 
 def applies_to(optimizer, variables):

@@ -18,28 +18,25 @@ class EpochWatch(keras.callbacks.Callback):
 class LossWatch(keras.callbacks.Callback):
     """Says once if a loss is negative that the weighting cannot take so."""
 
-    def __init__(self):
+    # It reads logs alone. Else JAX would have to wait for each step.
+    async_safe = True
+
+    def __init__(self, weighting):
         super().__init__()
-        self.looked = False
+        self.weighting = weighting
 
     def on_train_batch_end(self, batch, logs=None):
-        if not self.looked:  # once: it waits for the step
-            self.looked = True
+        if batch == 0:
             self._look(logs)
 
     def on_epoch_end(self, epoch, logs=None):
         self._look(logs)
 
     def _look(self, logs):
-        weighting = self.model.task_weighting
-        if not weighting.needs_positive:
-            return
-        negative = {
-            name: float(logs[f"{name}_loss"])
-            for name in weighting.names
-            if float(logs.get(f"{name}_loss", 0.0)) < 0
-        }
-        if negative:
+        weighting = self.weighting
+        losses = {n: logs.get(f"{n}_loss", 0.0) for n in weighting.names}
+        negative = {n: float(v) for n, v in losses.items() if float(v) < 0}
+        if negative and weighting.needs_positive:
             weighting.needs_positive = False
             warnings.warn(
                 f"{type(weighting).__name__} is made for losses that are not "
@@ -56,13 +53,12 @@ def with_watch(model, callbacks):
     if any(part.follows_epochs for part in model.parts):
         watches.append(EpochWatch())
     if model.task_weighting is not None and model.task_weighting.needs_positive:
-        watches.append(LossWatch())
+        watches.append(LossWatch(model.task_weighting))
     if not watches:
         return callbacks
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        # Made anew: what runs in a thread is decided as a list is made, and a
-        # hook of a batch that reads the model must not.
-        return keras.callbacks.CallbackList(
-            [*callbacks.callbacks, *watches], model=model, **callbacks.params
-        )
+        for watch in watches:
+            watch.set_model(model)
+            callbacks.append(watch)
+        return callbacks
     return [*tree.flatten(callbacks or []), *watches]

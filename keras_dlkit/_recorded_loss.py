@@ -4,6 +4,9 @@ import contextlib
 
 import keras
 from keras import ops
+from keras import tree
+
+from keras_dlkit import _keras
 
 
 class RecordedLoss(keras.losses.Loss):
@@ -14,47 +17,105 @@ class RecordedLoss(keras.losses.Loss):
     """
 
     def __init__(self, loss, key, weight):
-        inner = keras.losses.get(loss)
-        name = getattr(inner, "name", None) or inner.__name__
-        super().__init__(name=name.strip("<>"))  # of a lambda
-        self.inner, self.key, self.weight = inner, key, weight
+        super().__init__(name=_keras.loss_name(loss))
+        self.given, self.key, self.weight = loss, key, weight
         self.notes = None
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        if isinstance(self.inner, keras.losses.Loss):
-            value = self.inner(y_true, y_pred, sample_weight)
-        else:
-            value = super().__call__(y_true, y_pred, sample_weight)
+        # As late as Keras: "crossentropy" depends on the shapes.
+        loss = _keras.as_loss(self.given, y_true, y_pred)
+        value = loss(y_true, y_pred, sample_weight)
         if self.notes is None:
             return value
         self.notes[self.key] = self.weight * value
         return ops.stop_gradient(value)
 
-    def call(self, y_true, y_pred):
-        return self.inner(y_true, y_pred)
+
+class Outputs:
+    """The outputs of a network, and the names that Keras logs them under.
+
+    Args:
+        structure: Structure of the names of the layers that make the outputs;
+            `None` if that is not known, as of a subclassed model.
+    """
+
+    def __init__(self, structure=None):
+        single = structure is not None and not tree.is_nested(structure)
+        self.structure = [structure] if single else structure
+        self.layers = dict(tree.flatten_with_path(self.structure or []))
+        # What else than its key an output may be called.
+        self.aliases = {}
+        for index, (path, layer) in enumerate(self.layers.items()):
+            self.aliases[index] = self.aliases[layer] = self.key(path)
+
+    def key(self, path):
+        """The name of an output; its index, where it has none."""
+        *above, last = path
+        if isinstance(last, int):
+            last = self.layers.get(path, last)
+        return "/".join(map(str, [*above, last])) if above else last
+
+    def arranged(self, values):
+        """`losses` or `loss_weights` of `compile`, as the outputs are."""
+        names = list(self.layers.values())
+        if self.structure is None:
+            return values
+        if not tree.is_nested(values):
+            return tree.map_structure(lambda _: values, self.structure)
+        flat = values
+        if isinstance(values, dict):
+            if isinstance(self.structure, dict) or set(values) != set(names):
+                return values
+            flat = [values[name] for name in names]
+        if any(map(tree.is_nested, flat)) or len(flat) != len(names):
+            return values
+        return tree.pack_sequence_as(self.structure, list(flat))
 
 
-def record(loss, loss_weights):
-    """`loss` of `compile` with every entry recorded."""
-    if not isinstance(loss, (dict, list, tuple)):
+def record(loss, loss_weights, outputs):
+    """`loss` and `loss_weights` of `compile`, every loss recorded."""
+    loss = outputs.arranged(loss)
+    if not tree.is_nested(loss):
         raise ValueError(
             "A task weighting needs a loss an output, as a dict or a list. "
             f"Received: loss={loss!r}"
         )
-    weights = _by_key(loss_weights)
-    entries = {
-        key: None
-        if entry is None
-        else RecordedLoss(entry, key, weights.get(key, 1.0))
-        for key, entry in _by_key(loss).items()
-    }
-    return entries if isinstance(loss, dict) else list(entries.values())
+    paths = [path for path, _ in tree.flatten_with_path(loss)]
+    keys = [outputs.key(path) for path in paths]
+    if outputs.layers and any(isinstance(key, int) for key in keys):
+        raise ValueError(
+            "`loss` must have an entry for each output. Received: "
+            f"{len(keys)} losses for the outputs {list(outputs.layers.values())}"
+        )
+    weights = [1.0] * len(keys)
+    if loss_weights is not None:
+        loss_weights = _like(loss, outputs.arranged(loss_weights))
+        weights = tree.flatten(loss_weights)
+    losses = [
+        None if one is None else RecordedLoss(one, key, weight)
+        for one, key, weight in zip(tree.flatten(loss), keys, weights)
+    ]
+    return tree.pack_sequence_as(loss, losses), loss_weights
+
+
+def _like(loss, weights):
+    """Weights in the structure of the losses."""
+    try:
+        tree.assert_same_structure(loss, weights)
+        return weights
+    except ValueError:
+        flat, count = tree.flatten(weights), len(tree.flatten(loss))
+        if len(flat) != count:
+            raise ValueError(
+                "`loss_weights` must have an entry for each loss. Received: "
+                f"loss_weights={weights} for {count} losses"
+            ) from None
+        return tree.pack_sequence_as(loss, flat)
 
 
 def recorded(loss):
     """The `RecordedLoss` entries of `loss`."""
-    entries = _by_key(loss).values()
-    return [e for e in entries if isinstance(e, RecordedLoss)]
+    return [e for e in tree.flatten(loss) if isinstance(e, RecordedLoss)]
 
 
 @contextlib.contextmanager
@@ -72,18 +133,6 @@ def noting(loss):
 
 def given(loss):
     """`loss` as it was before `record`."""
-    entries = {
-        key: e.inner if isinstance(e, RecordedLoss) else e
-        for key, e in _by_key(loss).items()
-    }
-    if isinstance(loss, dict):
-        return entries
-    return list(entries.values()) if isinstance(loss, (list, tuple)) else loss
-
-
-def _by_key(structure):
-    if isinstance(structure, dict):
-        return dict(structure)
-    if isinstance(structure, (list, tuple)):
-        return dict(enumerate(structure))
-    return {}
+    return tree.map_structure(
+        lambda e: e.given if isinstance(e, RecordedLoss) else e, loss
+    )

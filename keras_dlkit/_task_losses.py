@@ -2,7 +2,10 @@
 
 import warnings
 
+from keras import tree
+
 from keras_dlkit import _keras
+from keras_dlkit._recorded_loss import Outputs
 from keras_dlkit._recorded_loss import record
 from keras_dlkit._recorded_loss import recorded
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
@@ -10,15 +13,15 @@ from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
 
 
-def prepare(model, arguments, output_names):
-    """Changes the arguments of `compile` to those that the weighting needs.
-
-    Its weights are neither decayed nor, unless asked for, moved.
-    """
+def prepare(model, arguments):
+    """Changes the arguments of `compile` to those that the weighting needs."""
     weighting = model.task_weighting
-    arguments["loss"] = record(arguments["loss"], arguments["loss_weights"])
+    outputs = _outputs(model.model)
+    arguments["loss"], arguments["loss_weights"] = record(
+        arguments["loss"], arguments["loss_weights"], outputs
+    )
     keys = [loss.key for loss in recorded(arguments["loss"])]
-    weighting.bind(keys, output_names)
+    weighting.bind(keys, outputs.aliases)
     method = find_wrapper(arguments["optimizer"], AttachedOptimizer)
     _check_replicas(model, weighting, method)
     weights = weighting.trainable_weights
@@ -34,10 +37,21 @@ def prepare(model, arguments, output_names):
             "state. Attach before `fit` to avoid that.",
             stacklevel=4,
         )
+    spare(weighting, optimizer)
+
+
+def spare(weighting, optimizer):
+    """Has its weights neither decayed nor, unless asked for, moved."""
+    weights = weighting.trainable_weights
     _keras.exclude_from_weight_decay(innermost(optimizer), weights)
     method = find_wrapper(optimizer, AttachedOptimizer)
     if method is not None:
         method.leave_out(weights)
+
+
+def _outputs(model):
+    names = getattr(model, "output_names", None)
+    return Outputs(names and tree.pack_sequence_as(model.output, names))
 
 
 def _check_replicas(model, weighting, method):

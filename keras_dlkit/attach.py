@@ -220,7 +220,7 @@ class Attached(TrainStep, keras.Model):
             # There may be one inside of a wrapper, where Keras does not look.
             arguments["auto_scale_loss"] = False
         if self.task_weighting is not None:
-            _task_losses.prepare(self, arguments, names)
+            _task_losses.prepare(self, arguments)
         super().compile(**arguments)
 
     def _take_over(self, source):
@@ -269,6 +269,9 @@ class Attached(TrainStep, keras.Model):
         if self.compiled and self.built and not self.optimizer.built:
             with self.creation_scope():
                 self.optimizer.build(self.trainable_variables)
+            if self.task_weighting is not None:
+                # A `MultiOptimizer` may know its parts only now.
+                _task_losses.spare(self.task_weighting, self.optimizer)
 
     # Training.
 

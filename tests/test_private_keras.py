@@ -161,3 +161,12 @@ def test_what_an_optimizer_applies_to():
     optimizer.build([known])
     assert _keras.applies_to(optimizer, [known])
     assert not _keras.applies_to(optimizer, [known, other])
+
+
+def test_losses_are_those_of_compile():
+    y, p = ops.convert_to_tensor([1.0, 0.0]), ops.convert_to_tensor([[0.5]] * 2)
+    loss = _keras.as_loss(lambda y, p: ops.abs(y - p), y, p)
+    assert isinstance(loss, keras.losses.Loss) and float(loss(y, p)) == 0.5
+    assert _keras.loss_name("crossentropy") == "crossentropy"
+    with pytest.raises(ValueError, match="no_loss"):
+        _keras.loss_name("no_loss")

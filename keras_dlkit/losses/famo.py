@@ -93,8 +93,8 @@ class FAMO(TaskWeighting):
             _checks.check_number("lower_bounds", bound)
         self.needs_positive = not self.lower_bounds
 
-    def bind(self, keys, output_names):
-        super().bind(keys, output_names)
+    def bind(self, keys, aliases):
+        super().bind(keys, aliases)
         if self.lower_bounds and set(self.lower_bounds) != set(self.tasks):
             raise ValueError(
                 "`lower_bounds` must have an entry for each of "

@@ -137,8 +137,8 @@ class TaskWeighting(keras.layers.Layer):
         """What to minimise.
 
         Args:
-            losses: Dict from the key of an output (its name in a dict, its
-                index in a list) to its loss, a scalar.
+            losses: Dict from the key of an output (its name; its index, where
+                it has none) to its loss, a scalar.
 
         Returns:
             A scalar tensor, float32.
@@ -162,17 +162,16 @@ class TaskWeighting(keras.layers.Layer):
     def call(self, losses):
         return self.combine(losses)
 
-    def bind(self, keys: list, output_names: list) -> None:
+    def bind(self, keys: list, aliases: dict) -> None:
         """Says which losses there are; `compile` of `attach` does it.
 
         Args:
             keys: The keys of the losses: names, or indices.
-            output_names: The names of all outputs; empty if not known.
+            aliases: Dict from what else an output may be called, as its
+                index, to its key.
         """
         if self.tasks is None:
             self._set_tasks(keys)
-        aliases = {name: index for index, name in enumerate(output_names)}
-        aliases |= {index: name for name, index in aliases.items()}
         resolved = [t if t in keys else aliases.get(t) for t in self.tasks]
         if set(resolved) != set(keys) or len(resolved) != len(keys):
             raise ValueError(
@@ -182,8 +181,7 @@ class TaskWeighting(keras.layers.Layer):
             )
         self._keys = tuple(resolved)
         self.names = tuple(
-            key if isinstance(key, str) else aliases.get(key, f"output_{key}")
-            for key in resolved
+            key if isinstance(key, str) else f"output_{key}" for key in resolved
         )
 
     def logs(self) -> dict[str, Any]:

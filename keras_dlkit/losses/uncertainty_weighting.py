@@ -127,7 +127,7 @@ class UncertaintyWeighting(TaskWeighting):
                 shape=(),
                 initializer=keras.initializers.Constant(self._initial(task)),
                 constraint=_Between(*self.bounds),
-                name=f"log_variance_{task}",
+                name=f"log_variance_{task}".replace("/", "_"),
             )
             for task in self.tasks
         }

@@ -28,6 +28,11 @@ class Learned(dlkit.losses.TaskWeighting):
         return ops.square(self.scale) * ops.ones_like(losses)
 
 
+class Lazy(keras.Model):
+    def call(self, x):
+        return [x, x]
+
+
 def start(part, name, wrap=lambda o: o, **arguments):
     model, data, given = zoo.make(name)
     if part is not None:
@@ -101,7 +106,117 @@ def test_what_is_refused():
         dlkit.attach(net, Doubled(), Learned())
     with pytest.raises(ValueError, match="one task weighting"):
         dlkit.attach(dlkit.attach(net, Doubled()), Doubled())
+    lazy = Lazy()  # its outputs are not known
     with pytest.raises(ValueError, match="loss an output.*loss='mse'"):
-        dlkit.attach(net, Doubled()).compile("sgd", "mse")
+        dlkit.attach(lazy, Doubled()).compile("sgd", "mse")
     with pytest.raises(ValueError, match="`compute_loss`"):
         dlkit.attach(zoo.make("own_loss")[0], Doubled())
+
+
+# How `compile` may be told of losses: as Keras takes them.
+
+NAMES = {
+    "dict": (lambda a, b: {"p": a, "q": b}, ["p", "q"]),
+    # Not in the order of the alphabet.
+    "list": (lambda a, b: [b, a], ["b", "a"]),
+    "tuple": (lambda a, b: (b, a), ["b", "a"]),
+    "nested": (lambda a, b: {"u": {"a": a}, "v": [b]}, ["u/a", "v/b"]),
+}
+LOSSES = {
+    "dict": [
+        ({"p": "mse", "q": "mae"}, {"p": 2.0, "q": 0.5}),
+        ({"q": "mae", "p": "mse"}, [2.0, 0.5]),
+        (["mse", "mae"], {"p": 2.0, "q": 0.5}),
+        ("mse", None),
+    ],
+    "list": [
+        ({"a": "mae", "b": "mse"}, {"a": 0.5, "b": 2.0}),
+        ({"a": "mae", "b": "mse"}, [2.0, 0.5]),
+        (["mse", "mae"], [2.0, 0.5]),
+        ("mse", None),
+    ],
+    "tuple": [(["mse", "mae"], [2.0, 0.5])],
+    "nested": [
+        ({"u": {"a": "mse"}, "v": ["mae"]}, {"u": {"a": 2.0}, "v": [0.5]}),
+        (["mse", "mae"], [2.0, 0.5]),
+    ],
+}
+
+
+def two_outputs(structure):
+    keras.utils.set_random_seed(2)
+    x = keras.Input((4,))
+    a, b = (keras.layers.Dense(1, name=name)(x) for name in "ab")
+    model = keras.Model(x, NAMES[structure][0](a, b))
+    y = NAMES[structure][0](*np.random.default_rng(0).normal(size=(2, 8, 1)))
+    return model, np.random.default_rng(1).normal(size=(8, 4)), y
+
+
+@pytest.mark.parametrize(
+    ("structure", "loss", "weights"),
+    [(name, *row) for name, rows in LOSSES.items() for row in rows],
+    ids=str,
+)
+def test_losses_are_read_as_keras_reads_them(structure, loss, weights):
+    if structure == "nested" and keras.backend.backend() == "tensorflow":
+        pytest.skip("the trainer of Keras fails on TensorFlow")
+    logs = []
+    for part in (None, dlkit.losses.EqualWeighting()):
+        model, x, y = two_outputs(structure)
+        if part is not None:
+            model = dlkit.attach(model, part)
+        model.compile(keras.optimizers.SGD(0.1), loss, loss_weights=weights)
+        logs.append(model.train_on_batch(x, y, return_dict=True))
+        logs[-1] |= model.test_on_batch(x, y, return_dict=True)
+    stock, ours = logs
+    names = NAMES[structure][1]
+    assert ours.keys() - stock.keys() == {f"{name}_weight" for name in names}
+    for key, value in stock.items():
+        assert ours[key] == pytest.approx(value, rel=1e-5), key
+
+
+def test_a_function_and_a_name_of_several_losses():
+    """Targets without the last axis, and "crossentropy", that is one of 3."""
+    logs = []
+    for part in (None, dlkit.losses.EqualWeighting()):
+        model, x, y = two_outputs("list")
+        if part is not None:
+            model = dlkit.attach(model, part)
+        loss = [lambda y, p: ops.square(y - p), "crossentropy"]
+        model.compile("sgd", loss)
+        targets = [y[0][:, 0], (y[1] > 0).astype("float32")]
+        logs.append(model.train_on_batch(x, targets, return_dict=True))
+    for key, value in logs[0].items():
+        assert logs[1][key] == pytest.approx(value, rel=1e-5), key
+
+
+def test_all_names_of_an_output_will_do():
+    kind = "regression"
+    for tasks in (["p", "q"], ["a", "b"], [0, 1], ["q", 0]):
+        model, x, y = two_outputs("dict")
+        part = dlkit.losses.UncertaintyWeighting(dict.fromkeys(tasks, kind))
+        model = dlkit.attach(model, part)
+        model.compile("sgd", "mse")
+        logs = model.train_on_batch(x, y, return_dict=True)
+        assert {"p_weight", "q_weight"} < logs.keys()
+    part = dlkit.losses.UncertaintyWeighting({"u/a": kind, "v/b": kind})
+    model = dlkit.attach(two_outputs("nested")[0], part)
+    model.compile("sgd", "mse")
+    assert part.names == ("u/a", "v/b")
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights", "match"),
+    [
+        (["mse"] * 3, None, "each output.*3 losses.*'a', 'b'"),
+        ({"p": "mse", "q": "mae"}, [1.0], "each loss.*1.0.*2 losses"),
+        (None, None, "must be the outputs"),
+        ({"p": "mse", "r": "mse"}, None, "must be the outputs.*'r'"),
+        ({"p": "mse", "q": "no"}, None, "loss identifier: no"),
+    ],
+)
+def test_losses_that_do_not_fit(loss, weights, match):
+    part = dlkit.losses.PCGrad(["p", "q"])
+    model = dlkit.attach(two_outputs("dict")[0], part)
+    with pytest.raises(ValueError, match=match):
+        model.compile("sgd", loss, loss_weights=weights)
