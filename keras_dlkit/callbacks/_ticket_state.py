@@ -86,13 +86,7 @@ class TicketState:
                 "A series of rounds goes on with the settings it began with, "
                 f"{meta['settings']}. Received: {self._settings}"
             )
-        is_open = meta["open"] is not None and epoch == meta["closed"] + 2
-        if epoch != meta["closed"] + 1 and not is_open:
-            raise ValueError(
-                "The rounds that were loaded go on with `initial_epoch="
-                f"{meta['closed'] + 1}`. Received: a `fit` that begins at "
-                f"epoch {epoch}"
-            )
+        is_open = self._check_epoch(meta, epoch)
         self._inner.call("on_train_begin")
         self._inner.set_state(meta["callbacks"], arrays)
         for name in ("round", "round_start", "start_updates", "epochs"):
@@ -113,6 +107,24 @@ class TicketState:
             # All is done; Keras takes one more step all the same.
             self._final = Snapshot.take(self._net, self._masked)
             self._net.stop_training = True
+
+    def _check_epoch(self, meta, epoch):
+        """Whether the epoch before was over, but not closed, when saved."""
+        begins = meta["closed"] + 1
+        if epoch == begins:
+            return False
+        wanted = f"`initial_epoch={begins}`"
+        if meta["open"] is not None:
+            if epoch == begins + 1:
+                return True
+            wanted = (
+                f"`initial_epoch={begins + 1}`, or {begins} if they were saved"
+                " in the middle of an epoch"
+            )
+        raise ValueError(
+            f"The rounds that were loaded go on with {wanted}. Received: a "
+            f"`fit` that begins at epoch {epoch}"
+        )
 
 
 def floats(logs):
