@@ -7,14 +7,17 @@ normal weights, 20% of the weights of each layer pruned in a round and 10% of
 the last one's, 5,000 of the training images for validation, the validation loss
 looked at every 100 steps. Here 20,000 steps in the place of 50,000. A ticket is
 compared with its own mask on weights drawn anew, and with its own weights under
-masks of the same counts at random places.
+masks of the same counts at random places. Beside them a network whose weights
+are never trained: a mask is, by edge-popup, in the same steps.
 
-The series of rounds and each control is written to a file as it ends; a run
-that was stopped goes on, the series from its last epoch.
+What is done is in files, a network that was stopped in the middle goes on from
+its last backup: start the same command again. `--report` shows what there is.
+Networks as small as these train no faster on several cores.
 """
 
 import argparse
 import gzip
+import itertools
 import json
 import pathlib
 
@@ -29,8 +32,29 @@ import keras_dlkit as dlkit
 BATCH_SIZE = 60
 STEPS_PER_EPOCH = 100
 VALIDATION = 5_000
-# Rounds of pruning by the share of weights that is left, in per cent.
-LEVELS = {7: "21", 9: "13.5", 12: "7", 15: "3.6"}
+LEARNING_RATE = 1.2e-3
+EPOCHS_PER_BACKUP = 50
+# Rounds of pruning after which 21%, 13.5%, 7% and 3.6% of the weights are left.
+LEVELS = (7, 9, 12, 15)
+CONTROLS = ("random masks", "reinitialized")
+# Of the weights that are never trained, in the supermask network.
+SPARSITY = 0.5
+COLORS = {
+    "winning ticket": "#0072B2",
+    "random masks": "#E69F00",
+    "reinitialized": "#009E73",
+}
+# What is published, by network and round. Of tickets: Frankle and Carbin
+# (2019), with 50,000 steps. Of supermasks: Zhou et al. (2019).
+PAPER = {
+    ("winning ticket", 7): "38% earlier",
+    ("winning ticket", 9): "more than 0.3 points above the whole net",
+    ("winning ticket", 15): "as good as the whole net",
+    ("reinitialized", 7): "2.51 times later, 0.5 points below the ticket",
+    ("supermask", None): "86 without training, 95 with learned masks",
+}
+# As a factor of the whole network's step, and in points to its accuracy.
+PAPER_POINTS = ((0, 21, 0.62), (1, 13.5, 0.3), (1, 3.6, 0.0))
 
 
 class Batches(keras.utils.PyDataset):
@@ -59,34 +83,64 @@ class Batches(keras.utils.PyDataset):
 
 
 class Follow(keras.callbacks.Callback):
-    """Tells the data which epoch it is, and tests at the end of each."""
+    """Tells the data which epoch it is, and tests where validation is best."""
 
     def __init__(self, data, test, epochs_per_round):
         super().__init__()
         self.data, self.test = data, test
         self.epochs_per_round = epochs_per_round
+        self.best, self.accuracy = np.inf, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         self.data.epoch = epoch % self.epochs_per_round
+        if self.data.epoch == 0:
+            self.best = np.inf
 
     def on_epoch_end(self, epoch, logs=None):
-        images, labels = self.test
-        scores = self.model.predict_on_batch(images)
-        logs["test_accuracy"] = float(np.mean(scores.argmax(axis=1) == labels))
+        if logs["val_loss"] < self.best:
+            self.best = logs["val_loss"]
+            images, labels = self.test
+            scores = self.model.predict_on_batch(images)
+            self.accuracy = float(np.mean(scores.argmax(axis=1) == labels))
+        logs["test_accuracy"] = self.accuracy
 
 
-class KeepMasks(keras.callbacks.Callback):
-    """The masks of each round, for the controls."""
+class KeepRounds(keras.callbacks.Callback):
+    """Writes the masks of each round, and what came of it, as they come."""
 
     def __init__(self, ticket, folder):
         super().__init__()
         self.ticket, self.folder = ticket, folder
 
     def on_epoch_end(self, epoch, logs=None):
-        path = self.folder / f"masks_{logs['round']}.npz"
+        path = self.folder / f"masks_{int(logs['round'])}.npz"
         if not path.exists():
             masks = enumerate(self.ticket.masks.values())
             np.savez_compressed(path, **{str(i): m for i, m in masks})
+        rows = [
+            {
+                "density": row["density"],
+                "step": row["best_step"],
+                "accuracy": row["at_best"]["test_accuracy"],
+            }
+            for row in self.ticket.history
+        ]
+        path = self.folder / "series.json"
+        if len(rows) != len(read_rows(path)):
+            path.write_text(json.dumps(rows))
+            print(f"{self.folder.name}, {len(rows)} rounds", flush=True)
+
+
+class Backup(keras.callbacks.BackupAndRestore):
+    """Not after each 100 steps, which would take as long as they do."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % EPOCHS_PER_BACKUP == 0:
+            super().on_epoch_end(epoch, logs)
+
+
+def read_rows(path):
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def read(folder, part):
@@ -130,17 +184,22 @@ def network(seed):
                     units,
                     activation,
                     kernel_initializer=keras.initializers.GlorotNormal(
-                        seed + index
+                        10 * seed + index
                     ),
                 )
                 for index, (units, activation) in enumerate(sizes.items())
             ),
         ]
     )
+    return compiled(net, keras.optimizers.Adam(LEARNING_RATE))
+
+
+def compiled(net, optimizer):
     net.compile(
-        keras.optimizers.Adam(1.2e-3),
+        optimizer,
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        steps_per_execution=STEPS_PER_EPOCH,
     )
     return net
 
@@ -162,26 +221,20 @@ def fit(net, data, seed, epochs, epochs_per_round, callbacks):
 
 def series(data, seed, epochs, folder):
     """The rounds of one seed: a row each."""
-    ticket = dlkit.callbacks.LotteryTicket(
-        max(LEVELS) + 1,
-        epochs,
-        pruning_rate=0.2,
-        output_pruning_rate=0.1,
-        scope="layer",
-        checkpoint_dir=folder / "checkpoint",
-    )
-    callbacks = [ticket, KeepMasks(ticket, folder)]
     rounds = max(LEVELS) + 1
-    fit(network(seed), data, seed, rounds * epochs, epochs, callbacks)
-    return [
-        {
-            "density": row["density"],
-            "step": row["best_step"],
-            "accuracy": row["at_best"]["test_accuracy"],
-            "last": row["last"]["test_accuracy"],
-        }
-        for row in ticket.history
-    ]
+    path = folder / "series.json"
+    if len(read_rows(path)) < rounds:
+        ticket = dlkit.callbacks.LotteryTicket(
+            rounds,
+            epochs,
+            pruning_rate=0.2,
+            output_pruning_rate=0.1,
+            scope="layer",
+        )
+        backup = Backup(folder / "checkpoint")
+        callbacks = [ticket, KeepRounds(ticket, folder), backup]
+        fit(network(seed), data, seed, rounds * epochs, epochs, callbacks)
+    return read_rows(path)
 
 
 def control(data, seed, epochs, folder, level, kind):
@@ -193,17 +246,27 @@ def control(data, seed, epochs, folder, level, kind):
         random = np.random.default_rng([seed, level])
         masks = [random.permutation(m.ravel()).reshape(m.shape) for m in masks]
     masked = dlkit.optimizers.Masked(net.optimizer)
-    net.compile(masked, net.loss, metrics=["accuracy"])
+    compiled(net, masked)
     masked.build(net.trainable_variables)
     paths = [layer.kernel.path for layer in net.layers]
     masked.set_masks(dict(zip(paths, masks)))
+    density = sum(m.sum() for m in masks) / sum(m.size for m in masks)
+    return {"density": density, **trained(net, data, seed, epochs)}
+
+
+def supermask(data, seed, epochs):
+    """Random weights that are never trained, under masks that are."""
+    net = dlkit.sparsity.supermask(network(seed), SPARSITY, seed=seed)
+    compiled(net, keras.optimizers.Adam(LEARNING_RATE))
+    return {"density": 1 - SPARSITY, **trained(net, data, seed, epochs)}
+
+
+def trained(net, data, seed, epochs):
     logs = fit(net, data, seed, epochs, epochs, []).history
     best = int(np.argmin(logs["val_loss"]))
     return {
-        "density": sum(m.sum() for m in masks) / sum(m.size for m in masks),
         "step": (best + 1) * STEPS_PER_EPOCH,
         "accuracy": logs["test_accuracy"][best],
-        "last": logs["test_accuracy"][-1],
     }
 
 
@@ -211,73 +274,144 @@ def once(path, make):
     """What `make` gives, from the file if there is one."""
     if not path.exists():
         path.write_text(json.dumps(make()))
+        print(f"{path.parent.name}, {path.stem}", flush=True)
     return json.loads(path.read_text())
 
 
 def run(data, seed, epochs, out):
+    """All that one seed gives, or the rest of it."""
     folder = out / f"seed_{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    rounds = once(
-        folder / "series.json", lambda: series(data, seed, epochs, folder)
+    once(
+        folder / "supermask.json",
+        lambda: supermask(data, seed, epochs),
     )
-    found = {("winning", level): rounds[level] for level in (0, *LEVELS)}
-    for level in LEVELS:
-        for kind in ("random masks", "reinitialized"):
-            found[kind, level] = once(
-                folder / f"{kind.replace(' ', '_')}_{level}.json",
-                lambda: control(data, seed, epochs, folder, level, kind),  # noqa: B023
-            )
-            print(f"seed {seed}, {kind}, round {level}", flush=True)
-    return found
-
-
-def report(runs):
-    print_head(
-        "weights left, %", "network", "step of least loss", "test accuracy, %"
-    )
-    for kind, level in sorted(runs[0], key=lambda key: key[1]):
-        rows = [run[kind, level] for run in runs]
-        steps = [row["step"] for row in rows]
-        accuracies = [100 * row["accuracy"] for row in rows]
-        print_row(
-            f"{100 * rows[0]['density']:.1f}",
-            "whole" if level == 0 else kind,
-            f"{np.mean(steps):.0f} ± {np.std(steps):.0f}",
-            f"{np.mean(accuracies):.2f} ± {np.std(accuracies):.2f}",
+    series(data, seed, epochs, folder)
+    for level, kind in itertools.product(LEVELS, CONTROLS):
+        once(
+            folder / file_name(kind, level),
+            lambda: control(data, seed, epochs, folder, level, kind),  # noqa: B023
         )
 
 
-def plot(runs, path):
+def file_name(kind, level):
+    return f"{kind.replace(' ', '_')}_{level}.json"
+
+
+def results(out):
+    """What the files hold: lists of rows, a row a seed, by kind and level."""
+    found = {}
+
+    def add(key, row):
+        found.setdefault(key, []).append(row)
+
+    for folder in sorted(out.glob("seed_*")):
+        rounds = read_rows(folder / "series.json")
+        for level in (0, *LEVELS):
+            if level < len(rounds):
+                add(("winning ticket", level), rounds[level])
+            for kind in CONTROLS:
+                path = folder / file_name(kind, level)
+                if path.exists():
+                    add((kind, level), json.loads(path.read_text()))
+        path = folder / "supermask.json"
+        if path.exists():
+            add(("supermask", None), json.loads(path.read_text()))
+    return found
+
+
+def report(found):
+    print_head(
+        "weights left, %",
+        "network",
+        "seeds",
+        "step of least loss",
+        "to the whole net, %",
+        "test accuracy, %",
+        "to the whole net",
+        "paper",
+    )
+    whole = found.get(("winning ticket", 0), [])
+    for level, kind in itertools.product(
+        (0, *LEVELS, None), ("winning ticket", *CONTROLS, "supermask")
+    ):
+        rows = found.get((kind, level))
+        if rows:
+            print_row(*cells(kind, level, rows, whole))
+
+
+def cells(kind, level, rows, whole):
+    steps, accuracies = columns(rows)
+    relative = ["", ""]
+    if whole and level != 0:
+        before = [column.mean() for column in columns(whole[: len(rows)])]
+        relative = [
+            f"{100 * (steps.mean() / before[0] - 1):+.0f}",
+            f"{accuracies.mean() - before[1]:+.2f}",
+        ]
+    return (
+        f"{100 * rows[0]['density']:.1f}",
+        "whole" if level == 0 else kind,
+        f"{len(rows)}",
+        f"{steps.mean():.0f} ± {steps.std():.0f}",
+        relative[0],
+        f"{accuracies.mean():.2f} ± {accuracies.std():.2f}",
+        relative[1],
+        PAPER.get((kind, level), ""),
+    )
+
+
+def columns(rows):
+    """Steps and accuracies in per cent."""
+    return (
+        np.array([row["step"] for row in rows]),
+        np.array([100 * row["accuracy"] for row in rows]),
+    )
+
+
+def plot(found, path):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), dpi=150, layout="constrained")
-    colors = {
-        "winning": "#0072B2",
-        "random masks": "#E69F00",
-        "reinitialized": "#009E73",
-    }
-    names = {
-        "step": "step of the least validation loss",
-        "accuracy": "test accuracy at that step",
-    }
-    for axes, (field, title) in zip(figure.subplots(1, 2), names.items()):
-        for kind, color in colors.items():
-            levels = sorted(level for k, level in runs[0] if k == kind)
-            density = [100 * runs[0][kind, le]["density"] for le in levels]
-            values = np.array(
-                [[run[kind, le][field] for le in levels] for run in runs]
-            )
-            spread = values.std(axis=0)
-            axes.errorbar(
-                density, values.mean(axis=0), spread, color=color, label=kind
-            )
+    titles = (
+        "step of the least validation loss",
+        "test accuracy at that step (%)",
+    )
+    before = [c.mean() for c in columns(found["winning ticket", 0])]
+    for index, axes in enumerate(figure.subplots(1, 2)):
+        for kind, color in COLORS.items():
+            draw(axes, found, kind, color, index)
+        claims = [(d, v) for i, d, v in PAPER_POINTS if i == index]
+        values = [
+            before[0] * v if index == 0 else before[1] + v for _, v in claims
+        ]
+        axes.plot([d for d, _ in claims], values, "k*", label="paper, relative")
+        axes.axhline(before[index], color="grey", lw=0.8, label="whole network")
         axes.set_xscale("log")
+        axes.set_xticks([100, 21, 13.5, 7, 3.6], [100, 21, 13.5, 7, 3.6])
+        axes.minorticks_off()
         axes.invert_xaxis()
         axes.set_xlabel("weights left (%)")
-        axes.set_title(title)
+        axes.set_title(titles[index])
         axes.grid(alpha=0.3)
-        axes.legend()
+    axes.legend()
     figure.savefig(path)
+
+
+def draw(axes, found, kind, color, index):
+    levels = [le for le in (0, *LEVELS) if (kind, le) in found]
+    if not levels:
+        return
+    values = [columns(found[kind, level])[index] for level in levels]
+    axes.errorbar(
+        [100 * found[kind, level][0]["density"] for level in levels],
+        [v.mean() for v in values],
+        [v.std() for v in values],
+        color=color,
+        label=kind,
+        marker="o",
+        capsize=3,
+    )
 
 
 def main():
@@ -290,16 +424,20 @@ def main():
     parser.add_argument(
         "--data", type=pathlib.Path, help="folder of the gzipped IDX files"
     )
+    parser.add_argument(
+        "--report", action="store_true", help="train nothing: what there is"
+    )
     arguments = parser.parse_args()
-    print(machine())
-    data = load(arguments.data)
-    epochs = arguments.steps // STEPS_PER_EPOCH
-    runs = [
-        run(data, seed, epochs, arguments.out)
-        for seed in range(arguments.seeds)
-    ]
-    report(runs)
-    plot(runs, arguments.out / "lottery_ticket.png")
+    print(machine(), flush=True)
+    if not arguments.report:
+        data = load(arguments.data)
+        epochs = arguments.steps // STEPS_PER_EPOCH
+        for seed in range(arguments.seeds):
+            run(data, seed, epochs, arguments.out)
+    found = results(arguments.out)
+    report(found)
+    if ("winning ticket", 0) in found:
+        plot(found, arguments.out / "lottery_ticket.png")
 
 
 if __name__ == "__main__":

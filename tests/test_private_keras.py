@@ -124,6 +124,17 @@ def test_swap_ema_weights_finds_the_averages():
     assert len(inner._model_variables_moving_average) == 1
 
 
+def test_the_epoch_with_which_fit_begins():
+    class Skip(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            _keras.set_initial_epoch(self.model, 2)
+
+    model, arguments, compile_arguments = zoo.make("sequential")
+    model.compile("sgd", **compile_arguments)
+    history = model.fit(**arguments, epochs=3, verbose=0, callbacks=[Skip()])
+    assert history.epoch == [2]
+
+
 def test_private_names_are_touched_in_one_place():
     allowed = {"_keras.py"}
     for path in PACKAGE.rglob("*.py"):

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_dlkit import _keras
 from keras_dlkit import _prunable
+from keras_dlkit._kernels import is_kernel
 from keras_dlkit.optimizers.masked import Masked
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
@@ -92,6 +93,12 @@ def chosen(masked, include, exclude):
     wanted = {id(v) for v in found}
     named = _prunable.by_path(masked.masked_variables)
     return {path: v for path, v in named.items() if id(v) in wanted}
+
+
+def last_kernel(model):
+    """The last kernel that is trained, or `None`."""
+    kernels = [v for v in model.trainable_variables if is_kernel(v)]
+    return kernels[-1] if kernels else None
 
 
 def values(variables):

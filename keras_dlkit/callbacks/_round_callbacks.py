@@ -8,8 +8,7 @@ from keras import tree
 from keras_dlkit.callbacks._snapshot import pack
 from keras_dlkit.callbacks._snapshot import pick
 
-# Keras calls them at the end of a batch, if at all: not from here.
-BATCH_ENDS = ("on_batch_end", "on_train_batch_end")
+HOOKS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end")
 
 
 class RoundCallbacks:
@@ -97,12 +96,14 @@ def _check(callback):
             "`callbacks` must be `keras.callbacks.Callback`s. Received: "
             f"{callback!r} of type {type(callback)}"
         )
-    for name in BATCH_ENDS:
-        own = getattr(type(callback), name)
-        if own is not getattr(keras.callbacks.Callback, name):
+    base = keras.callbacks.Callback
+    for name in vars(base):
+        if not name.startswith("on_") or name in HOOKS:
+            continue
+        if getattr(type(callback), name) is not getattr(base, name):
             raise ValueError(
                 "`callbacks` are those to start anew each round, and are "
                 "called at the begin and end of epochs. Received: "
-                f"{type(callback).__name__}, which acts after batches. Put it "
-                "into the list of `fit`."
+                f"{type(callback).__name__}, which has {name!r}. Put it into "
+                "the list of `fit`."
             )

@@ -17,7 +17,8 @@ class MaskRule:
     ):
         self.rate = _checks.check_rate("pruning_rate", pruning_rate)
         self.output_rate = self.rate
-        if output_pruning_rate is not None:
+        self.has_output_rate = output_pruning_rate is not None
+        if self.has_output_rate:
             self.output_rate = _checks.check_rate(
                 "output_pruning_rate", output_pruning_rate
             )

@@ -15,9 +15,10 @@ from keras_dlkit.callbacks._snapshot import to_arrays
 class TicketState:
     """Mixed into `LotteryTicket`: what it remembers, saved and loaded.
 
-    `BackupAndRestore` may load after `on_train_begin`, and save before the
-    epoch was seen to end: what is loaded waits for the first epoch to begin,
-    and saving at the end of an epoch closes it.
+    `BackupAndRestore` may load after `on_train_begin`: what is loaded waits
+    for the first epoch to begin. It may also save before an epoch was seen to
+    end: then the logs are saved, and the epoch that begins after loading
+    tells whether the one before was over.
     """
 
     def _reset(self):
@@ -34,7 +35,7 @@ class TicketState:
         self._arrays = {}  # as loaded
         self._meta = None
         # Of this process.
-        self._has_begun = self._validates = False
+        self._has_begun = False
         self._epoch = self._batch = 0
         self._logs = {}
         self._validation = self._final = None
@@ -43,9 +44,6 @@ class TicketState:
         """The state as arrays, at any moment of `fit`."""
         if self._round is None:
             return {}
-        if self._epoch_is_done():
-            logs = self._validation or floats(self._net.get_metrics_result())
-            self._close(self._epoch, dict(logs))
         numbers, arrays = self._inner.get_state()
         meta = {
             "settings": self._settings,
@@ -55,6 +53,7 @@ class TicketState:
             "epochs": self._epochs,
             "is_over": bool(self._is_over),
             "closed": self._closed,
+            "open": self._open_logs(),
             "seed": self.seed,
             "history": self.history,
             "callbacks": numbers,
@@ -68,15 +67,11 @@ class TicketState:
         arrays.update(pack("birds", self._bird.packed))
         return arrays
 
-    def _epoch_is_done(self):
-        """Whether it is saved at the end of an epoch, by one before us."""
-        if self._closed == self._epoch or not self._has_begun:
-            return False
-        steps = self.params.get("steps")
-        last = self._batch + (self._net.steps_per_execution or 1)
-        if self._validates:
-            return self._validation is not None
-        return bool(steps and last >= steps)
+    def _open_logs(self):
+        """The logs of an epoch that was not closed yet, as they are now."""
+        if not self._has_begun or self._closed == self._epoch:
+            return None
+        return self._validation or floats(self._net.get_metrics_result())
 
     def set_state(self, arrays):
         """Takes over what `get_state` gave, unless training has begun."""
@@ -91,12 +86,7 @@ class TicketState:
                 "A series of rounds goes on with the settings it began with, "
                 f"{meta['settings']}. Received: {self._settings}"
             )
-        if epoch != meta["closed"] + 1:
-            raise ValueError(
-                "The rounds that were loaded go on with `initial_epoch="
-                f"{meta['closed'] + 1}`. Received: a `fit` that begins at "
-                f"epoch {epoch}"
-            )
+        is_open = self._check_epoch(meta, epoch)
         self._inner.call("on_train_begin")
         self._inner.set_state(meta["callbacks"], arrays)
         for name in ("round", "round_start", "start_updates", "epochs"):
@@ -111,10 +101,30 @@ class TicketState:
         for state, value in zip(seed_states(self._net), pick(arrays, "seeds")):
             state.assign(value)
         self._meta, self._arrays = None, {}
+        if is_open:
+            self._close(epoch - 1, meta["open"])
         if len(self.history) == self.rounds:
             # All is done; Keras takes one more step all the same.
             self._final = Snapshot.take(self._net, self._masked)
             self._net.stop_training = True
+
+    def _check_epoch(self, meta, epoch):
+        """Whether the epoch before was over, but not closed, when saved."""
+        begins = meta["closed"] + 1
+        if epoch == begins:
+            return False
+        wanted = f"`initial_epoch={begins}`"
+        if meta["open"] is not None:
+            if epoch == begins + 1:
+                return True
+            wanted = (
+                f"`initial_epoch={begins + 1}`, or {begins} if they were saved"
+                " in the middle of an epoch"
+            )
+        raise ValueError(
+            f"The rounds that were loaded go on with {wanted}. Received: a "
+            f"`fit` that begins at epoch {epoch}"
+        )
 
 
 def floats(logs):

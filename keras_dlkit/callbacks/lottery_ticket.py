@@ -13,10 +13,12 @@ import keras
 import numpy as np
 
 from keras_dlkit import _checks
+from keras_dlkit import _keras
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
 from keras_dlkit.callbacks import _masks
 from keras_dlkit.callbacks import _ticket_report
+from keras_dlkit.callbacks._checkpoint import Checkpoint
 from keras_dlkit.callbacks._reinitialize import redraw
 from keras_dlkit.callbacks._round_callbacks import RoundCallbacks
 from keras_dlkit.callbacks._snapshot import Snapshot
@@ -88,8 +90,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         epochs_per_round: Integer, at least 1.
         pruning_rate: Float in `[0, 1)`. \(p\), per round. Defaults to `0.2`.
         output_pruning_rate: `None` for the same, or the rate of the last
-            kernel of the model, which is then ranked alone; the paper's is
-            half of `pruning_rate`.
+            kernel of the model (of several outputs, that of the last), which
+            is then ranked alone; the paper's is half of `pruning_rate`.
         scope: `"global"` ranks all weights together, `"layer"` each kernel
             alone.
         score: What makes a weight worth keeping: `"magnitude"`, another
@@ -117,10 +119,13 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         exclude: As in `Masked`.
         callbacks: Callbacks to start anew with each round, with epochs
             counted from its begin: `EarlyStopping` ends the round,
-            `ReduceLROnPlateau` starts from the first learning rate.
+            `ReduceLROnPlateau` starts from the first learning rate. Those
+            that act on batches or on validation go into the list of `fit`,
+            `SwapEMAWeights` before this one.
         checkpoint_dir: `None`, or a folder for the state of each epoch, to go
-            on from if the process is killed. `BackupAndRestore` in the list
-            of `fit`, before or after this one, does the same.
+            on from if the process is killed; it is removed when all rounds
+            are done. `BackupAndRestore` in the list of `fit`, before or after
+            this one, does the same.
         seed: Integer for `control`; drawn from NumPy if `None`.
 
     `history` is a list with a dictionary a round: `density`, `densities` by
@@ -198,9 +203,7 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         self.rewind = _check_rewind(rewind)
         self.include, self.exclude = include, exclude
         self._inner = RoundCallbacks(callbacks)
-        self._backup = None
-        if checkpoint_dir is not None:
-            self._backup = keras.callbacks.BackupAndRestore(checkpoint_dir)
+        self._checkpoint = checkpoint_dir and Checkpoint(checkpoint_dir)
         self.seed = seed
         # Those that a series of rounds cannot change on its way.
         self._settings = {
@@ -247,15 +250,12 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         )
         self._chosen = _masks.chosen(self._masked, self.include, self.exclude)
         self._clock = _masks.Clock(model.optimizer)
+        self._check_output()
         self._masked.carry(NAME, self)
-        if self._backup:
-            self._backup.set_model(model)
 
     def set_params(self, params):
         super().set_params(params)
         self._inner.set(self._net, params)
-        if self._backup:
-            self._backup.set_params(params)
 
     def on_train_begin(self, logs=None):
         self._check_fit()
@@ -264,8 +264,21 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
                 "LotteryTicket put `Masked` around the optimizer of "
                 f"{self._net.name!r}: {len(self._chosen)} kernels to prune."
             )
-        if self._backup:
-            self._backup.on_train_begin()
+        if self._checkpoint and self._checkpoint.load(self._net):
+            _keras.set_initial_epoch(self._net, self._meta["closed"] + 1)
+
+    def _check_output(self):
+        """Raises for a rate of the last kernel if that is not to be pruned."""
+        last = _masks.last_kernel(self._net)
+        if not self._rule.has_output_rate or last is None:
+            return
+        if not any(v is last for v in self._chosen.values()):
+            raise ValueError(
+                "`output_pruning_rate` is that of the last kernel of the "
+                f"model, {last.path!r}, which is left out. Received: include="
+                f"{self.include!r}, exclude={self.exclude!r}. Leave the rate "
+                "out, too."
+            )
 
     def _check_fit(self):
         expected = self.rounds * self.epochs_per_round
@@ -386,10 +399,9 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         for v, array in zip(variables, values):
             v.assign(array)
 
-    # The end of an epoch, which may be saved before it is ours.
+    # The end of an epoch.
 
     def on_test_begin(self, logs=None):
-        self._validates = True
         self._logs = floats(self._net.get_metrics_result())
 
     def on_test_end(self, logs=None):
@@ -400,21 +412,13 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
-        added = self._close(epoch, {**floats(logs), **self._added(epoch)})
+        added = self._close(epoch, floats(logs))
         logs.update({k: v for k, v in added.items() if k not in logs})
-        if self._backup:
-            self._backup.on_epoch_end(epoch)
-
-    def _added(self, epoch):
-        """What the callbacks put into the logs, if they were asked before."""
-        if self._closed != epoch:
-            return {}
-        return {k: v for k, v in self._epochs[-1].items() if k != "step"}
+        if self._checkpoint:
+            self._checkpoint.save(self._net)
 
     def _close(self, epoch, logs):
-        """What the epoch means for the round; once, whoever asks first."""
-        if self._closed == epoch:
-            return logs
+        """What the end of an epoch means for the round."""
         self._closed = epoch
         density, _ = _ticket_report.densities(self.masks)
         logs.update(round=self._round, density=density)
@@ -423,7 +427,7 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         self._is_over = self._net.stop_training
         self._net.stop_training = stopping
         self._clock.set()
-        logs = floats(logs)
+        logs = {**floats(logs), "round": self._round}
         self._epochs.append({**logs, "step": self._updates(0)})
         if self._bird.threshold is not None and self._round + 1 < self.rounds:
             self._is_over |= self._bird.hatches(self._next_masks())
@@ -444,7 +448,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         if self._meta is not None:  # killed after its last epoch
-            self._resume(self._meta["closed"] + 1)
+            self._clock.set()
+            self._resume(self.params["epochs"])
         if self._final is not None:
             self._final.restore(self._net, self._masked)
         self._inner.call("on_train_end")
@@ -458,8 +463,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             )
             return
         self._masked.carry(NAME, None)
-        if self._backup:
-            self._backup.on_train_end()
+        if self._checkpoint:
+            self._checkpoint.delete()
 
 
 def _check_rewind(rewind):

@@ -23,15 +23,23 @@ ELEMENTWISE = (
     keras.optimizers.Lion,
     keras.optimizers.Ftrl,
 )
+# They take the root of a slot as it is.
+ROOTS = (
+    keras.optimizers.Adam,
+    keras.optimizers.Nadam,
+    keras.optimizers.Lamb,
+)
 
 
 def is_elementwise(optimizer, variable):
     """Whether pruned entries of the weight stay at zero by themselves."""
     optimizer = _keras.optimizer_of(optimizer, variable)
     # Of a user's subclass nothing is known; Keras itself makes one of each
-    # for PyTorch.
-    return isinstance(optimizer, ELEMENTWISE) and (
-        type(optimizer).__module__.partition(".")[0] == "keras"
+    # for PyTorch. Without an epsilon, zero slots divide zero by zero.
+    return (
+        isinstance(optimizer, ELEMENTWISE)
+        and type(optimizer).__module__.partition(".")[0] == "keras"
+        and getattr(optimizer, "epsilon", None) != 0
     )
 
 
@@ -40,6 +48,17 @@ def of(optimizer, variable):
     return [(variable, 0.0)] + [
         (slot, _initial(optimizer, name, variable))
         for name, slot in _keras.optimizer_slots(optimizer, variable)
+    ]
+
+
+def under_root(optimizer, variable):
+    """The slots of the weight of which a step takes the square root."""
+    if not isinstance(_keras.optimizer_of(optimizer, variable), ROOTS):
+        return []
+    return [
+        slot
+        for name, slot in _keras.optimizer_slots(optimizer, variable)
+        if name in ("_velocities", "_velocity_hats")
     ]
 
 

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_dlkit import _prunable
 from keras_dlkit._export import export
+from keras_dlkit._train_step import masking
 from keras_dlkit.optimizers import _slots
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
@@ -49,7 +50,10 @@ class Masked(WrapperOptimizer):
 
     State: optimizer variables, a `uint8` mask for each kernel.
     Runs: in `apply`, once a step.
-    Cost: one product a kernel; one byte a weight.
+    Cost: one product a kernel; one byte a weight. On PyTorch the gradients
+        given to `apply` are masked in place. There, on a CPU, second moments
+        of Adam and its kin hold \(10^{-30}\) at pruned places while the step
+        is made, for the square root of a zero takes twenty times as long.
 
     Raises:
         TypeError, ValueError: At construction, for what is no optimizer or no
@@ -105,7 +109,14 @@ class Masked(WrapperOptimizer):
             or not _slots.is_elementwise(innermost(self), v)
             for target, begin in _slots.of(innermost(self), v)
         ]
-        vars(self).update(_masked_variables=chosen, _masks_again=again)
+        roots = [
+            (slot, self._slots[id(v)])
+            for v in chosen
+            for slot in _slots.under_root(innermost(self), v)
+        ]
+        vars(self).update(
+            _masked_variables=chosen, _masks_again=again, _roots=roots
+        )
 
     # In the step.
 
@@ -129,16 +140,21 @@ class Masked(WrapperOptimizer):
         return self.mask(gradients)
 
     def apply(self, grads, trainable_variables=None):
-        if not self.built and trainable_variables is not None:
-            self.build(list(trainable_variables))
-        if trainable_variables is not None and self.built:
-            # In their order, which may not be that of `build`.
-            grads = self.mask(grads, trainable_variables)
-            self.inner_optimizer.apply(grads, trainable_variables)
-        else:
-            super().apply(grads)
+        self._build_once(grads, trainable_variables)
+        # In their order, which may not be that of `build`.
+        variables = trainable_variables or self._trainable_variables
+        grads = [self._masked_gradient(*pair) for pair in zip(grads, variables)]
+        masking.lift(self._roots)
+        self.inner_optimizer.apply(grads, trainable_variables)
+        masking.lower(self._roots)
         for target, variable, begin in self._masks_again:
             target.assign(self._restored(target, variable, begin))
+
+    def _masked_gradient(self, gradient, variable):
+        mask = self.slot_of(variable)
+        if gradient is None or mask is None:
+            return gradient
+        return masking.masked_gradient(gradient, mask)
 
     def stateless_apply(self, optimizer_variables, grads, trainable_variables):
         trainable_variables, states = super().stateless_apply(
@@ -159,8 +175,9 @@ class Masked(WrapperOptimizer):
     def _restored(self, value, variable, begin):
         """The value, and where the weight is pruned what it began with."""
         value = ops.convert_to_tensor(value)
-        mask = ops.cast(self._slots[id(variable)], value.dtype)
-        return value * mask + begin * (1 - mask)
+        # No product: what is not finite would stay so.
+        lives = ops.cast(self._slots[id(variable)], "bool")
+        return ops.where(lives, value, ops.cast(begin, value.dtype))
 
     # Between steps.
 

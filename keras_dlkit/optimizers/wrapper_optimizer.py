@@ -203,16 +203,20 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         return tensors
 
     def apply(self, grads, trainable_variables=None):
-        if not self.built:
-            if trainable_variables is None:
-                raise ValueError(
-                    f"{type(self).__name__} must be built before it is given "
-                    "gradients alone: call `build(variables)`, or pass "
-                    "`trainable_variables`. Received: "
-                    f"{len(grads)} gradients."
-                )
-            self.build(list(trainable_variables))
+        self._build_once(grads, trainable_variables)
         self.inner_optimizer.apply(self.transform(grads), trainable_variables)
+
+    def _build_once(self, grads, trainable_variables):
+        if self.built:
+            return
+        if trainable_variables is None:
+            raise ValueError(
+                f"{type(self).__name__} must be built before it is given "
+                "gradients alone: call `build(variables)`, or pass "
+                "`trainable_variables`. Received: "
+                f"{len(grads)} gradients."
+            )
+        self.build(list(trainable_variables))
 
     def apply_gradients(self, grads_and_vars):
         grads, variables = zip(*grads_and_vars)

@@ -1,69 +1,29 @@
-"""LotteryTicket against float64 NumPy, and killed at every epoch."""
+"""LotteryTicket against float64 NumPy, and what it says."""
 
 import keras
 import numpy as np
 import pytest
-from keras import layers
-from keras import ops
 
 import keras_dlkit as dlkit
 from keras_dlkit.callbacks._criteria import CRITERIA
 from tests import zoo
+from tests.callbacks.tickets import DECAY
+from tests.callbacks.tickets import EAGER
+from tests.callbacks.tickets import EPOCHS
+from tests.callbacks.tickets import MOMENTUM
+from tests.callbacks.tickets import RATE
+from tests.callbacks.tickets import ROUNDS
+from tests.callbacks.tickets import ROWS
+from tests.callbacks.tickets import STEPS
+from tests.callbacks.tickets import data
+from tests.callbacks.tickets import dropout_net
+from tests.callbacks.tickets import fit
+from tests.callbacks.tickets import initial
+from tests.callbacks.tickets import net
+from tests.callbacks.tickets import to_numpy
 from tests.conformance.test_contracts import run_script
 
 LotteryTicket = dlkit.callbacks.LotteryTicket
-# Most of these take longer to trace than to run.
-EAGER = keras.config.backend() == "tensorflow"
-ROUNDS, EPOCHS, STEPS, ROWS = 4, 2, 3, 4
-RATE, MOMENTUM, DECAY = 0.25, 0.5, 0.9
-
-
-def to_numpy(values):
-    return [np.array(ops.convert_to_numpy(v)) for v in values]  # copies
-
-
-def data():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(STEPS * ROWS, 4)).astype("float32")
-    return x, rng.normal(size=(STEPS * ROWS, 3)).astype("float32")
-
-
-def initial():
-    rng = np.random.default_rng(1)
-    shapes = [(4, 6), (6,), (6, 3), (3,)]
-    return [rng.normal(size=s).astype("float32") * 0.5 for s in shapes]
-
-
-def net(learning_rate=None):
-    model = keras.Sequential(
-        [
-            keras.Input((4,)),
-            layers.Dense(6, "tanh", name="hidden"),
-            layers.Dense(3, name="out"),
-        ],
-        name="net",
-    )
-    model.set_weights(initial())
-    if learning_rate is None:
-        learning_rate = keras.optimizers.schedules.ExponentialDecay(
-            RATE, decay_steps=1, decay_rate=DECAY
-        )
-    optimizer = keras.optimizers.SGD(learning_rate, momentum=MOMENTUM)
-    model.compile(optimizer, "mse", run_eagerly=EAGER)
-    return model
-
-
-def fit(model, *callbacks, epochs=ROUNDS * EPOCHS, **arguments):
-    arguments = {
-        "verbose": 0,
-        "shuffle": False,
-        "batch_size": ROWS,
-        **arguments,
-    }
-    return model.fit(
-        *data(), epochs=epochs, callbacks=list(callbacks), **arguments
-    )
-
 
 # The reference: the net, SGD with momentum, and rounds, in float64.
 
@@ -125,23 +85,21 @@ def prune(scores, masks, rates, scope):
 def numpy_rounds(rewind="init", rates=(0.3, 0.3), scope="global"):
     training, begin = Training(), Training().state()
     masks = [np.ones((4, 6)), np.ones((6, 3))]
-    densities = []
+    densities, point = [], None
     for round_ in range(ROUNDS):
         densities.append(sum(m.sum() for m in masks) / 42)
         kept = training.run(masks, rewind if round_ == 0 else None)
-        point = kept if kept else (point if round_ else None)  # noqa: F821
+        point = kept or point
         if round_ + 1 == ROUNDS:
             break
         final = [training.w[0], training.w[2]]
         masks = prune([np.abs(w) for w in final], masks, rates, scope)
         if rewind == "init":
-            training.w, training.v, training.t = map(list, begin[:2]), None, 0
+            training.w, training.v, training.t = begin
         elif isinstance(rewind, int):
             training.w, training.v, training.t = point
         elif rewind == "learning_rate":
-            training.v, training.t = begin[1], 0
-        if rewind == "init":
-            training.w, training.v = list(begin[0]), list(begin[1])
+            _, training.v, training.t = begin
         training.w, training.v = list(training.w), list(training.v)
         for k in range(2):
             training.w[2 * k] = training.w[2 * k] * masks[k]
@@ -354,129 +312,28 @@ def test_early_stopping_in_the_list_of_fit_warns():
         fit(net(), ticket, stop, epochs=6)
 
 
+def test_averages_go_back_before_the_round_does():
+    """`SwapEMAWeights`, listed first, has put the weights back by then."""
+    model = net()
+    sgd = keras.optimizers.SGD(0.125, use_ema=True, ema_momentum=0.5)
+    model.compile(sgd, "mse", run_eagerly=EAGER)
+    ticket = LotteryTicket(2, 2, pruning_rate=0.5)
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    watch = Rounds(ticket)
+    fit(model, swap, ticket, watch, epochs=4)
+    for w, begin, mask in zip(watch.weights[2], initial()[::2], watch.masks[2]):
+        np.testing.assert_array_equal(w, begin * mask)
+    for w, mask in zip(
+        to_numpy(model.trainable_variables)[::2], watch.masks[3]
+    ):
+        assert ((w != 0) == mask).all()
+
+
 def test_early_bird_ends_rounds_of_which_the_masks_stand():
     model = net(1e-6)
     ticket = LotteryTicket(2, 8, early_bird=0.1)
     fit(model, ticket, epochs=16)
     assert [row["epochs"] for row in ticket.history] == [5, 8]
-
-
-# Killed, and started again.
-
-
-class Killed(KeyboardInterrupt):
-    pass
-
-
-class Kill(keras.callbacks.Callback):
-    def __init__(self, epoch):
-        super().__init__()
-        self.epoch = epoch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.epoch:
-            raise Killed
-
-
-def dropout_net(eager=EAGER):
-    keras.utils.set_random_seed(3)
-    model = keras.Sequential(
-        [
-            keras.Input((4,)),
-            layers.Dense(6, "tanh", name="hidden"),
-            layers.BatchNormalization(),
-            layers.Dropout(0.3, seed=5),
-            layers.Dense(3, name="out"),
-        ],
-        name="net",
-    )
-    adam = keras.optimizers.Adam(0.05)
-    model.compile(adam, "mse", metrics=["mae"], run_eagerly=eager)
-    return model
-
-
-def stopping():
-    return keras.callbacks.EarlyStopping(
-        monitor="val_loss", patience=1, min_delta=0.1, restore_best_weights=True
-    )
-
-
-def resumable(path, order, kill=None, attach=False):
-    # One in the graph, where a round must trace nothing and forget nothing.
-    model = dropout_net(EAGER and order != "own")
-    if attach:
-        with pytest.warns(UserWarning, match="took over"):
-            model = dlkit.attach(model)
-    arguments = {"pruning_rate": 0.3, "rewind": 2, "callbacks": [stopping()]}
-    if order == "own":
-        arguments["checkpoint_dir"] = path
-    ticket = LotteryTicket(3, 3, **arguments)
-    callbacks = [ticket]
-    if order in ("before", "after"):
-        backup = keras.callbacks.BackupAndRestore(path)
-        callbacks.insert(0 if order == "before" else 1, backup)
-    if kill is not None:
-        callbacks.append(Kill(kill))
-    try:
-        fit(model, *callbacks, epochs=9, validation_data=data())
-    except Killed:
-        pass
-    return model, ticket
-
-
-@pytest.mark.parametrize("order", ["before", "after", "own"])
-def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
-    whole, ticket = resumable(tmp_path / "no", order)
-    expected = to_numpy(whole.variables + whole.optimizer.variables)
-    assert {row["epochs"] for row in ticket.history} == {2, 3}
-    # In round 0 after the step to go back to, and where rounds begin.
-    for kill in (1, 2, 3) if order == "before" else (3,):
-        path = tmp_path / str(kill)
-        resumable(path, order, kill)
-        model, again = resumable(path, order)
-        got = to_numpy(model.variables + model.optimizer.variables)
-        for a, b in zip(got, expected):
-            np.testing.assert_array_equal(a, b)
-        assert again.history == ticket.history
-
-
-class KillAtTheEnd(keras.callbacks.Callback):
-    """After the last epoch was saved, before training ends."""
-
-    def __init__(self, ticket):
-        super().__init__()
-        self.ticket = ticket
-
-    def on_epoch_end(self, epoch, logs=None):
-        if len(self.ticket.history) == self.ticket.rounds:
-            raise Killed
-
-
-@pytest.mark.parametrize("early", [False, True])
-def test_killed_when_all_is_done(early, tmp_path):
-    def run(kill):
-        at_once = keras.callbacks.EarlyStopping(
-            monitor="loss", patience=1, min_delta=100.0
-        )
-        callbacks = [at_once] if early else []
-        ticket = LotteryTicket(
-            2, 3, callbacks=callbacks, checkpoint_dir=tmp_path / str(kill)
-        )
-        model = dropout_net()
-        last = [KillAtTheEnd(ticket)] if kill else []
-        arguments = {"epochs": 6, "validation_data": data()}
-        if kill:
-            with pytest.raises(Killed):
-                fit(model, ticket, *last, **arguments)
-            model = dropout_net()
-        fit(model, ticket, **arguments)
-        return to_numpy(model.weights), ticket.history
-
-    (a, rows), (b, others) = run(False), run(True)
-    for x, y in zip(a, b):
-        np.testing.assert_array_equal(x, y)
-    assert rows == others
-    assert [row["epochs"] for row in rows] == ([2, 2] if early else [3, 3])
 
 
 def test_masks_that_are_there_are_taken_over():
@@ -493,43 +350,6 @@ def test_masks_that_are_there_are_taken_over():
     (before,), (after,) = first.values(), ticket.masks.values()
     assert (after <= before).all()
     assert all(m.all() for p, m in masked.masks.items() if "out" in p)
-
-
-@pytest.mark.slow
-def test_an_attached_model_with_sam_goes_on_too(tmp_path):
-    whole, ticket = resumable(tmp_path / "no", "none", attach=True)
-    resumable(tmp_path / "yes", "before", kill=3, attach=True)
-    model, again = resumable(tmp_path / "yes", "before", attach=True)
-    for a, b in zip(to_numpy(model.weights), to_numpy(whole.weights)):
-        np.testing.assert_array_equal(a, b)
-    assert again.history == ticket.history
-
-
-def test_a_model_saved_on_the_way_goes_on(tmp_path):
-    whole, model = net(), net()
-    ticket = LotteryTicket(ROUNDS, EPOCHS)
-    fit(whole, ticket)
-    save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
-    with pytest.raises(Killed):
-        fit(model, save, LotteryTicket(ROUNDS, EPOCHS), Kill(5))
-    loaded = keras.saving.load_model(tmp_path / "5.keras")
-    with pytest.raises(ValueError, match="settings"):
-        fit(loaded, LotteryTicket(ROUNDS, EPOCHS, rewind=None), initial_epoch=5)
-    loaded = keras.saving.load_model(tmp_path / "5.keras")
-    with pytest.raises(ValueError, match="initial_epoch=5"):
-        fit(loaded, LotteryTicket(ROUNDS, EPOCHS))
-    loaded = keras.saving.load_model(tmp_path / "5.keras")
-    again = LotteryTicket(ROUNDS, EPOCHS)
-    fit(loaded, again, initial_epoch=5)
-    for a, b in zip(to_numpy(loaded.weights), to_numpy(whole.weights)):
-        np.testing.assert_array_equal(a, b)
-    for a, b in zip(again.history, ticket.history):
-        # Keras gives other paths to weights that were loaded.
-        assert {**a, "densities": 0} == {**b, "densities": 0}
-    # What is saved at the end holds masks, and no more.
-    loaded.save(tmp_path / "end.keras")
-    end = keras.saving.load_model(tmp_path / "end.keras")
-    assert len(end.optimizer.masks) == 2 and not end.optimizer._luggage
 
 
 # What it says, and refuses.
@@ -596,7 +416,11 @@ def test_a_rate_of_zero_is_the_identity():
         ({"rewind": -1}, "rewind"),
         ({"control": "none"}, "control"),
         ({"early_bird": 2}, "early_bird"),
-        ({"callbacks": [keras.callbacks.TerminateOnNaN()]}, "after batches"),
+        (
+            {"callbacks": [keras.callbacks.TerminateOnNaN()]},
+            "batch_end",
+        ),
+        ({"callbacks": [keras.callbacks.SwapEMAWeights()]}, "list of `fit`"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -610,6 +434,7 @@ def test_bad_arguments(arguments, message):
         ({"rounds": 5}, r"5 x 2 = 10.*epochs=8"),
         ({"rewind": 6}, "has 6 updates.*rewind=6"),
         ({"exclude": "."}, "at least one kernel"),
+        ({"exclude": "out", "output_pruning_rate": 0.1}, "last kernel.*out"),
     ],
 )
 def test_errors_before_training(arguments, message):

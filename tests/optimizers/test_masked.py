@@ -179,6 +179,48 @@ def test_optimizers_that_are_not_known_are_masked_again():
     check_pruned(optimizer, variables)
 
 
+@pytest.mark.parametrize("name", ["Adam", "RMSprop"])
+def test_zero_slots_without_an_epsilon(name):
+    """Where the plain optimizer divides zero by zero."""
+    optimizer, variables = Masked(ALL[name](0.1, epsilon=0.0)), weights()
+    optimizer.build(variables)
+    optimizer.set_masks({"kernel": MASK})
+    train(optimizer, variables, range(3))
+    check_pruned(optimizer, variables)
+    assert np.isfinite(to_numpy(variables)[0]).all()
+
+
+if keras.config.backend() == "torch":
+
+    @pytest.mark.parametrize("name", ["Adam", "AdamW", "Nadam"])
+    def test_no_root_of_zero(name, monkeypatch):
+        """It takes twenty times as long as that of other numbers."""
+        import torch
+
+        optimizer, variables = Masked(ALL[name](0.1)), weights()
+        optimizer.build(variables)
+        optimizer.set_masks({"kernel": MASK})
+        seen, root = [], torch._foreach_sqrt
+
+        def watched(tensors):
+            seen.extend(t.min().item() for t in tensors)
+            return root(tensors)
+
+        monkeypatch.setattr(torch, "_foreach_sqrt", watched)
+        train(optimizer, variables, range(3))
+        assert len(seen) == 9 and min(seen) > 1e-31
+        check_pruned(optimizer, variables)
+
+    def test_gradients_are_masked_in_place():
+        """A new array for each costs more than the product."""
+        optimizer, variables = Masked("sgd"), weights()
+        optimizer.build(variables)
+        optimizer.set_masks({"kernel": MASK})
+        given = gradients(0)
+        optimizer.apply(given, variables)
+        assert (to_numpy(given)[0][MASK == 0] == 0).all()
+
+
 class OneMore(keras.constraints.Constraint):
     def __call__(self, w):
         return w + 1.0

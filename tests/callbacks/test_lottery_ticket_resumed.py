@@ -1,0 +1,199 @@
+"""LotteryTicket, killed at any moment and started again."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dlkit as dlkit
+from tests.callbacks.tickets import EAGER
+from tests.callbacks.tickets import EPOCHS
+from tests.callbacks.tickets import ROUNDS
+from tests.callbacks.tickets import data
+from tests.callbacks.tickets import dropout_net
+from tests.callbacks.tickets import fit
+from tests.callbacks.tickets import net
+from tests.callbacks.tickets import to_numpy
+
+LotteryTicket = dlkit.callbacks.LotteryTicket
+
+
+class Killed(KeyboardInterrupt):
+    pass
+
+
+class Kill(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise Killed
+
+
+def stopping():
+    return keras.callbacks.EarlyStopping(
+        monitor="val_loss", patience=1, min_delta=0.1, restore_best_weights=True
+    )
+
+
+def resumable(path, order, kill=None, attach=False):
+    # One in the graph, where a round must trace nothing and forget nothing.
+    model = dropout_net(EAGER and order != "own")
+    if attach:
+        with pytest.warns(UserWarning, match="took over"):
+            model = dlkit.attach(model)
+    arguments = {"pruning_rate": 0.3, "rewind": 2, "callbacks": [stopping()]}
+    if order == "own":
+        arguments["checkpoint_dir"] = path
+    ticket = LotteryTicket(3, 3, **arguments)
+    callbacks = [ticket]
+    if order in ("before", "after"):
+        backup = keras.callbacks.BackupAndRestore(path)
+        callbacks.insert(0 if order == "before" else 1, backup)
+    if kill is not None:
+        callbacks.append(Kill(kill))
+    try:
+        fit(model, *callbacks, epochs=9, validation_data=data())
+    except Killed:
+        pass
+    return model, ticket
+
+
+@pytest.mark.parametrize("order", ["before", "after", "own"])
+def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
+    whole, ticket = resumable(tmp_path / "no", order)
+    expected = to_numpy(whole.variables + whole.optimizer.variables)
+    assert {row["epochs"] for row in ticket.history} == {2, 3}
+    # In round 0 after the step to go back to, and where rounds begin.
+    for kill in (1, 2, 3) if order == "before" else (3,):
+        path = tmp_path / str(kill)
+        resumable(path, order, kill)
+        model, again = resumable(path, order)
+        got = to_numpy(model.variables + model.optimizer.variables)
+        for a, b in zip(got, expected):
+            np.testing.assert_array_equal(a, b)
+        assert again.history == ticket.history
+
+
+@pytest.mark.parametrize("kill", [1, 2, 3])
+def test_epochs_without_validation_and_a_backup_before(kill, tmp_path):
+    """The backup is made before the callback has seen the epoch end."""
+
+    def run(folder, kill=None):
+        model = dropout_net()
+        ticket = LotteryTicket(2, 3, pruning_rate=0.5)
+        backup = keras.callbacks.BackupAndRestore(tmp_path / folder)
+        callbacks = [backup, ticket] + ([Kill(kill)] if kill else [])
+        arguments = {"validation_data": data(), "validation_freq": 2}
+        try:
+            fit(model, *callbacks, epochs=6, **arguments)
+        except Killed:
+            pass
+        return to_numpy(model.variables + model.optimizer.variables), ticket
+
+    expected, whole = run("whole")
+    run("broken", kill)
+    got, ticket = run("broken")
+    for a, b in zip(got, expected):
+        np.testing.assert_array_equal(a, b)
+    assert ticket.history == whole.history
+
+
+def test_killed_while_it_writes(monkeypatch, tmp_path):
+    """The file of before stays whole."""
+    expected, whole = resumable(tmp_path / "no", "own")
+    replace, written = os.replace, []
+
+    def killed(*paths):
+        written.append(paths)
+        if len(written) == 3:
+            raise Killed
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", killed)
+    resumable(tmp_path / "yes", "own")
+    assert len(written) == 3
+    model, again = resumable(tmp_path / "yes", "own")
+    for a, b in zip(to_numpy(model.weights), to_numpy(expected.weights)):
+        np.testing.assert_array_equal(a, b)
+    assert again.history == whole.history
+    assert not list((tmp_path / "yes").glob("latest*"))
+
+
+class KillAtTheEnd(keras.callbacks.Callback):
+    """After the last epoch was saved, before training ends."""
+
+    def __init__(self, ticket):
+        super().__init__()
+        self.ticket = ticket
+
+    def on_epoch_end(self, epoch, logs=None):
+        if len(self.ticket.history) == self.ticket.rounds:
+            raise Killed
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_killed_when_all_is_done(early, tmp_path):
+    def run(kill):
+        at_once = keras.callbacks.EarlyStopping(
+            monitor="loss", patience=1, min_delta=100.0
+        )
+        callbacks = [at_once] if early else []
+        ticket = LotteryTicket(
+            2, 3, callbacks=callbacks, checkpoint_dir=tmp_path / str(kill)
+        )
+        model = dropout_net()
+        last = [KillAtTheEnd(ticket)] if kill else []
+        arguments = {"epochs": 6, "validation_data": data()}
+        if kill:
+            with pytest.raises(Killed):
+                fit(model, ticket, *last, **arguments)
+            model = dropout_net()
+        fit(model, ticket, **arguments)
+        return to_numpy(model.weights), ticket.history
+
+    (a, rows), (b, others) = run(False), run(True)
+    for x, y in zip(a, b):
+        np.testing.assert_array_equal(x, y)
+    assert rows == others
+    assert [row["epochs"] for row in rows] == ([2, 2] if early else [3, 3])
+
+
+@pytest.mark.slow
+def test_an_attached_model_with_sam_goes_on_too(tmp_path):
+    whole, ticket = resumable(tmp_path / "no", "none", attach=True)
+    resumable(tmp_path / "yes", "before", kill=3, attach=True)
+    model, again = resumable(tmp_path / "yes", "before", attach=True)
+    for a, b in zip(to_numpy(model.weights), to_numpy(whole.weights)):
+        np.testing.assert_array_equal(a, b)
+    assert again.history == ticket.history
+
+
+def test_a_model_saved_on_the_way_goes_on(tmp_path):
+    whole, model = net(), net()
+    ticket = LotteryTicket(ROUNDS, EPOCHS)
+    fit(whole, ticket)
+    save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    with pytest.raises(Killed):
+        fit(model, save, LotteryTicket(ROUNDS, EPOCHS), Kill(5))
+    loaded = keras.saving.load_model(tmp_path / "5.keras")
+    with pytest.raises(ValueError, match="settings"):
+        fit(loaded, LotteryTicket(ROUNDS, EPOCHS, rewind=None), initial_epoch=5)
+    loaded = keras.saving.load_model(tmp_path / "5.keras")
+    with pytest.raises(ValueError, match="initial_epoch=5"):
+        fit(loaded, LotteryTicket(ROUNDS, EPOCHS))
+    loaded = keras.saving.load_model(tmp_path / "5.keras")
+    again = LotteryTicket(ROUNDS, EPOCHS)
+    fit(loaded, again, initial_epoch=5)
+    for a, b in zip(to_numpy(loaded.weights), to_numpy(whole.weights)):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(again.history, ticket.history):
+        # Keras gives other paths to weights that were loaded.
+        assert {**a, "densities": 0} == {**b, "densities": 0}
+    # What is saved at the end holds masks, and no more.
+    loaded.save(tmp_path / "end.keras")
+    end = keras.saving.load_model(tmp_path / "end.keras")
+    assert len(end.optimizer.masks) == 2 and not end.optimizer._luggage
