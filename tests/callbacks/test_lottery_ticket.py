@@ -9,7 +9,6 @@ from keras import ops
 import keras_dlkit as dlkit
 from keras_dlkit.callbacks._criteria import CRITERIA
 from tests import zoo
-from tests.conformance.test_contracts import run_script
 
 LotteryTicket = dlkit.callbacks.LotteryTicket
 # Most of these take longer to trace than to run.
@@ -636,9 +635,3 @@ if keras.config.backend() != "torch":
         model.compile("sgd", "mse", steps_per_execution=3)
         with pytest.raises(ValueError, match="passed over"):
             fit(model, LotteryTicket(ROUNDS, EPOCHS, rewind=2))
-
-    @pytest.mark.slow
-    def test_several_devices():
-        """In a process of its own: devices are set before anything else."""
-        output = run_script("tests/callbacks/pruning_devices.py")
-        assert "pruning: ok" in output and "ticket: ok" in output
