@@ -84,8 +84,8 @@ def record(loss, loss_weights, outputs):
     keys = [outputs.key(path) for path in paths]
     if outputs.layers and any(isinstance(key, int) for key in keys):
         raise ValueError(
-            "`loss` must have an entry for each output. Received: "
-            f"{len(keys)} losses for the outputs {list(outputs.layers.values())}"
+            "`loss` must have an entry for each output, "
+            f"{list(outputs.layers.values())}. Received: {len(keys)} losses"
         )
     weights = [1.0] * len(keys)
     if loss_weights is not None:

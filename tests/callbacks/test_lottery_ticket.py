@@ -21,7 +21,6 @@ from tests.callbacks.tickets import fit
 from tests.callbacks.tickets import initial
 from tests.callbacks.tickets import net
 from tests.callbacks.tickets import to_numpy
-from tests.conformance.test_contracts import run_script
 
 LotteryTicket = dlkit.callbacks.LotteryTicket
 
@@ -461,9 +460,3 @@ if keras.config.backend() != "torch":
         model.compile("sgd", "mse", steps_per_execution=3)
         with pytest.raises(ValueError, match="passed over"):
             fit(model, LotteryTicket(ROUNDS, EPOCHS, rewind=2))
-
-    @pytest.mark.slow
-    def test_several_devices():
-        """In a process of its own: devices are set before anything else."""
-        output = run_script("tests/callbacks/pruning_devices.py")
-        assert "pruning: ok" in output and "ticket: ok" in output

@@ -285,12 +285,3 @@ if BACKEND == "jax":
             np.testing.assert_allclose(
                 ops.convert_to_numpy(variable), value, atol=1e-6
             )
-
-
-if BACKEND != "torch":
-
-    def test_several_devices():
-        """In a process of their own: devices are set before anything else."""
-        output = run_script("tests/conformance/devices.py")
-        for case in registry.CASES:
-            assert f"{case.name}: ok" in output

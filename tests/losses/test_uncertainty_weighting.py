@@ -77,29 +77,33 @@ def test_a_task_without_loss_stays_in_bounds():
     assert np.isfinite(history["loss"]).all()
 
 
-O, S = keras.optimizers, dlkit.optimizers
+optimizers = keras.optimizers
 WITH_DECAY = [
     name
-    for name, cls in vars(O).items()
+    for name, cls in vars(optimizers).items()
     if inspect.isclass(cls)
-    and issubclass(cls, O.Optimizer)
+    and issubclass(cls, optimizers.Optimizer)
     and "weight_decay" in inspect.signature(cls.__init__).parameters
     # Ftrl forgets where its weights began, decayed or not.
     and name not in ("Optimizer", "Ftrl")
 ]
 WRAPPED = {
-    "scaler": O.LossScaleOptimizer,
-    "sam": S.SAM,
-    "masked": S.Masked,
-    "all": lambda o: O.LossScaleOptimizer(S.Masked(S.SAM(o))),
-    "multi": lambda o: O.MultiOptimizer(O.OptimizerMap(o)),
-    "chosen": lambda o: O.MultiOptimizer(lambda variable: o),
+    "scaler": optimizers.LossScaleOptimizer,
+    "sam": dlkit.optimizers.SAM,
+    "masked": dlkit.optimizers.Masked,
+    "all": lambda o: optimizers.LossScaleOptimizer(
+        dlkit.optimizers.Masked(dlkit.optimizers.SAM(o))
+    ),
+    "multi": lambda o: optimizers.MultiOptimizer(optimizers.OptimizerMap(o)),
+    "chosen": lambda o: optimizers.MultiOptimizer(lambda variable: o),
 }
 
 
 def decaying(name):
     more = {"adam_weight_decay": 1e4} if name == "Muon" else {}
-    return getattr(O, name)(learning_rate=1e-6, weight_decay=1e4, **more)
+    return getattr(optimizers, name)(
+        learning_rate=1e-6, weight_decay=1e4, **more
+    )
 
 
 @pytest.mark.parametrize("name", [*WITH_DECAY, *WRAPPED])

@@ -1,0 +1,109 @@
+"""The device modes, and what a case promises in each.
+
+`devices.py` tests what `promise` says, and `support_matrix.py` prints it.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import keras
+
+# What the run of a case is compared with: the run on one device ...
+EQUAL = "equal"  # on the same global batches
+PER_REPLICA = "equal by replica"  # with the rows as the replicas cut them
+RUNS = "runs"  # not at all, for each replica draws for itself
+
+
+@contextlib.contextmanager
+def one_device():
+    yield contextlib.nullcontext
+
+
+@contextlib.contextmanager
+def mirrored():
+    """Two replicas, without XLA and accumulation, where Keras itself fails."""
+    yield strategy().scope
+
+
+@functools.cache
+def strategy():
+    """One a process: the collectives of two would take each other's keys."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+def two_logical_devices():
+    """On TensorFlow: before anything else."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    logical = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(cpu, [logical, logical])
+
+
+@contextlib.contextmanager
+def distributed(distribution):
+    keras.distribution.set_distribution(distribution)
+    try:
+        yield contextlib.nullcontext
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+def data_parallel():
+    return distributed(
+        keras.distribution.DataParallel(
+            devices=keras.distribution.list_devices(),
+            # Of several processes each brings its own rows.
+            auto_shard_dataset=False,
+        )
+    )
+
+
+def model_parallel():
+    """The batch in two, the hidden layer in two."""
+    mesh = keras.distribution.DeviceMesh(
+        (2, 2), ("batch", "model"), keras.distribution.list_devices()
+    )
+    layout = keras.distribution.LayoutMap(mesh)
+    layout["hidden/.*kernel"] = (None, "model")
+    layout["hidden/.*bias"] = ("model",)
+    return distributed(
+        keras.distribution.ModelParallel(
+            layout_map=layout, batch_dim_name="batch"
+        )
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    name: str
+    title: str
+    backend: str
+    # A context to train in, which gives that to make the model in.
+    scope: Callable
+    devices: int
+    processes: int = 1
+
+
+MODES = {
+    mode.name: mode
+    for mode in (
+        Mode("mirrored", "`MirroredStrategy`", "tensorflow", mirrored, 2),
+        Mode("data_parallel", "`DataParallel`", "jax", data_parallel, 4),
+        Mode("model_parallel", "`ModelParallel`", "jax", model_parallel, 4),
+        Mode("two_processes", "two processes", "jax", data_parallel, 4, 2),
+    )
+}
+
+
+def promise(case, mode):
+    """On JAX a step is compiled for the global batch, whatever is in it."""
+    if mode.backend == "jax":
+        return EQUAL
+    if case.draws:
+        return RUNS
+    return PER_REPLICA if case.micro_batches > 1 else EQUAL
