@@ -265,7 +265,8 @@ def set_by_hand(plain, ours, member, factors):
 def test_a_member_is_a_plain_layer_with_a_kernel_of_its_own(name, rank):
     layer, x, factors = made(name, rank)
     y = ops.convert_to_numpy(randomized(layer)(x))
-    assert layer.compute_output_shape(x.shape) == y.shape
+    for known, size in zip(layer.compute_output_shape(x.shape), y.shape):
+        assert known in (None, size)
     for member in range(MEMBERS):
         rows = slice(member * ROWS, (member + 1) * ROWS)
         plain, ours = plain_of(layer, member, factors)
