@@ -378,6 +378,8 @@ class Attached(TrainStep, keras.Model):
             self._check_targets(y)
         # Now, not in the first step: what is wrong is said before it.
         self._build_optimizer()
+        prepare = getattr(self.model, "prepare_fit", lambda given: given)
+        arguments = prepare(arguments)
         arguments["callbacks"] = with_watch(self, arguments["callbacks"])
         return super().fit(**arguments)
 

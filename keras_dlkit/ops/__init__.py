@@ -1,5 +1,6 @@
 """The mathematics of the parts, as pure functions of tensors."""
 
+from keras_dlkit.ops.batch_ensemble import batch_ensemble
 from keras_dlkit.ops.compressive_energy import compressive_energy
 from keras_dlkit.ops.cut_mix import cut_mix
 from keras_dlkit.ops.cut_mix import cut_mix_boxes

@@ -2,6 +2,9 @@
 
 from keras_dlkit.optimizers.friendly_sam import FriendlySAM
 from keras_dlkit.optimizers.gsam import GSAM
+from keras_dlkit.optimizers.learning_rate_multiplier import (
+    LearningRateMultiplier,
+)
 from keras_dlkit.optimizers.look_sam import LookSAM
 from keras_dlkit.optimizers.masked import Masked
 from keras_dlkit.optimizers.momentum_sam import MomentumSAM

@@ -1,0 +1,61 @@
+"""`Conv3D` for the members of an ensemble."""
+
+import keras
+
+from keras_dlkit._export import export
+from keras_dlkit.layers._conv_members import ConvMembers
+
+
+@export
+class Conv3DBatchEnsemble(ConvMembers, keras.layers.Conv3D):
+    r"""A convolution with a version for each member of an ensemble.
+
+    Member \(m\) sees the kernel times \(r_m\), an entry an input channel, and
+    times \(s_m\), an entry a filter, and adds a bias of its own; with
+    several groups, \(r_m\) has an entry for each channel of each group. The
+    members are folded into the batch: it is one convolution.
+
+    Args:
+        filters: Integer. As of `keras.layers.Conv3D`.
+        kernel_size: Integer or tuple of integers.
+        ensemble_size: Integer, at least 1. The number of members.
+        **kwargs: `rank`, `fast_initializer`, `fast_learning_rate` and `seed`
+            as of `keras_dlkit.layers.DenseBatchEnsemble`, and those of
+            `keras.layers.Conv3D`.
+
+    Call arguments:
+        inputs: Tensor of shape
+            `(ensemble_size * rows, depth, height, width, channels)`, or with
+            channels first.
+
+    State: layer weights: `kernel`, shared; `input_scale` and `output_scale` of
+        shape `(ensemble_size, rank, channels)` and `bias` of shape
+        `(ensemble_size, channels)`.
+    Runs: in every forward pass.
+    Cost: two products and a sum with a row a member; `rank` times the plain
+        layer's.
+
+    Raises:
+        TypeError, ValueError: At construction, for arguments out of range;
+            when called, for rows that are no multiple of `ensemble_size`.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_dlkit as dlkit
+
+    layer = dlkit.layers.Conv3DBatchEnsemble(4, 3, ensemble_size=2)
+    layer(keras.ops.ones((2 * 3, 6, 6, 6, 5))).shape  # (6, 4, 4, 4, 4)
+    ```
+
+    References:
+        - [Wen et al., 2020](https://arxiv.org/abs/2002.06715)
+    """
+
+    plain = keras.layers.Conv3D
+
+    def __init__(self, filters, kernel_size, ensemble_size: int, **kwargs):
+        super().__init__(
+            filters, kernel_size, ensemble_size=ensemble_size, **kwargs
+        )
