@@ -5,6 +5,7 @@ from keras_dlkit.layers.concatenate_time import ConcatenateTime
 from keras_dlkit.layers.cut_mix import CutMix
 from keras_dlkit.layers.cut_out import CutOut
 from keras_dlkit.layers.manifold_mix_up import ManifoldMixUp
+from keras_dlkit.layers.mean_and_scale import MeanAndScale
 from keras_dlkit.layers.mix_point import MixPoint
 from keras_dlkit.layers.mix_up import MixUp
 from keras_dlkit.layers.random_choice import RandomChoice

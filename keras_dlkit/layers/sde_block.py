@@ -140,11 +140,13 @@ class SDEBlock(keras.layers.Layer):
             )
         check = _checks.check_number
         self._first_sigma = check("sigma", sigma, at_least=0)
+        self.sigma = self._add_sigma("sigma", self._first_sigma)
+        self.sigma_inference = self.sigma
+        self._first_sigma_inference = None
         if sigma_inference is not None:
-            sigma_inference = check(
-                "sigma_inference", sigma_inference, at_least=0
-            )
-        self._first_sigma_inference = sigma_inference
+            value = check("sigma_inference", sigma_inference, at_least=0)
+            self._first_sigma_inference = value
+            self.sigma_inference = self._add_sigma("sigma_inference", value)
         self.diffusion_at = _checks.check_one_of(
             "diffusion_at", diffusion_at, ("start", "every")
         )
@@ -163,12 +165,6 @@ class SDEBlock(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def build(self, inputs_shape, brownian_shape=None):
-        self.sigma = self._add_sigma("sigma", self._first_sigma)
-        self._own_sigma_inference = None
-        if self._first_sigma_inference is not None:
-            self._own_sigma_inference = self._add_sigma(
-                "sigma_inference", self._first_sigma_inference
-            )
         self._drift.build(inputs_shape)
         self._diffusion.build(inputs_shape)
 
@@ -181,12 +177,6 @@ class SDEBlock(keras.layers.Layer):
             autocast=False,
             name=name,
         )
-
-    @property
-    def sigma_inference(self) -> keras.Variable:
-        """The noise of `sample`: a variable, maybe that of training."""
-        own = self._own_sigma_inference
-        return self.sigma if own is None else own
 
     def call(self, inputs, brownian=None, training=None):
         x = as_dtype(inputs, wide_dtype(inputs))
@@ -235,9 +225,7 @@ class SDEBlock(keras.layers.Layer):
         if brownian is None:
             brownian = self._draw(many)
         else:
-            brownian = ops.reshape(
-                brownian, (self.num_steps, *ops.shape(many))
-            )
+            brownian = ops.reshape(brownian, (self.num_steps, *ops.shape(many)))
         outputs = self._integrate(
             many,
             self.sigma_inference,

@@ -1,0 +1,3 @@
+"""Models: networks that are trained in a way of their own."""
+
+from keras_dlkit.models.sde_net import SDENet
