@@ -1,7 +1,8 @@
 """A step of two phases, each with a loss and weights of its own.
 
-What a model gives: `phases(data)`, which yields twice `(loss function,
-variables)`; `apply_phase(gradients, variables)`; `finish_step(data)`, to logs.
+What a model gives: `prepare_step(data)`, before all; `phases(data)`, which
+yields twice `(loss function, variables)`; `apply_phase(gradients, variables)`;
+`finish_step(data)`, to logs.
 The second loss sees the weights that the first phase has changed.
 """
 
@@ -29,54 +30,66 @@ elif keras.config.backend() == "jax":
 
     class AlternatingStep:
         def train_step(self, state, data):
-            trainable, non_trainable, optimizer, metrics = state
-            values = {
-                "weights": list(trainable),
-                "rest": [*non_trainable, *optimizer, *metrics],
-            }
-            keys = (
-                self.trainable_variables,
-                [
-                    *self.non_trainable_variables,
-                    *self.optimizer.variables,
-                    *self.metrics_variables,
-                ],
-            )
-            return self._steps(keys, values, data, len(non_trainable), metrics)
-
-        def _steps(self, keys, values, data, states, metrics):
-            trained, others = keys
-            index = {id(v): i for i, v in enumerate(trained)}
-            weights, rest = values["weights"], values["rest"]
-
-            def scope(weights, rest):
-                pairs = [*zip(trained, weights), *zip(others, rest)]
-                return keras.StatelessScope(pairs, collect_losses=True)
-
-            def after(opened, variables):
-                return [opened.get_current_value(v) for v in variables]
-
+            trainable, *others = state
+            values = _Values(self, trainable, others)
             for loss_of, variables in self.phases(data):
+                gradients = values.gradients(loss_of, variables)
+                values.change(lambda g=gradients: self.apply_phase(*g))
+            logs = values.change(lambda: self.finish_step(data))
+            return logs, values.state()
 
-                def loss_at(chosen, loss_of=loss_of, variables=variables):
-                    moved = list(weights)
-                    for variable, value in zip(variables, chosen):
-                        moved[index[id(variable)]] = value
-                    with scope(moved, rest) as opened:
-                        loss = loss_of()
-                    return loss, after(opened, others)
+    class _Values:
+        """The values of a model's variables in the course of a step."""
 
-                gradients, rest = jax.grad(loss_at, has_aux=True)(
-                    [weights[index[id(v)]] for v in variables]
-                )
-                with scope(weights, rest) as opened:
-                    self.apply_phase(gradients, variables)
-                weights, rest = after(opened, trained), after(opened, others)
-            with scope(weights, rest) as opened:
-                logs = self.finish_step(data)
-            rest = after(opened, others)
-            end = len(rest) - len(metrics)
-            return logs, (weights, rest[:states], rest[states:end], rest[end:])
+        def __init__(self, model, trainable, others):
+            groups = (
+                model.non_trainable_variables,
+                model.optimizer.variables,
+                model.metrics_variables,
+            )
+            self.sizes = [len(group) for group in groups]
+            self.weights = list(model.trainable_variables)
+            self.others = [v for group in groups for v in group]
+            self.at = list(trainable)
+            self.at_others = [value for group in others for value in group]
+
+        def run(self, at, function):
+            """What a function returns, and the values after it."""
+            pairs = [
+                *zip(self.weights, at),
+                *zip(self.others, self.at_others),
+            ]
+            with keras.StatelessScope(pairs, collect_losses=True) as scope:
+                result = function()
+            after = [scope.get_current_value(v) for v, _ in pairs]
+            return result, after[: len(at)], after[len(at) :]
+
+        def change(self, function):
+            result, self.at, self.at_others = self.run(self.at, function)
+            return result
+
+        def gradients(self, loss_of, variables):
+            """Gradients, with the variables that they are for."""
+            places = {id(v): i for i, v in enumerate(self.weights)}
+            places = [places[id(v)] for v in variables]
+
+            def loss(chosen):
+                at = list(self.at)
+                for place, value in zip(places, chosen):
+                    at[place] = value
+                result, _, others = self.run(at, loss_of)
+                return result, others
+
+            chosen = [self.at[place] for place in places]
+            found, self.at_others = jax.grad(loss, has_aux=True)(chosen)
+            return found, variables
+
+        def state(self):
+            groups, start = [], 0
+            for size in self.sizes:
+                groups.append(self.at_others[start : start + size])
+                start += size
+            return (self.at, *groups)
 
 else:
     import torch

@@ -8,9 +8,10 @@ from keras_dlkit.metrics._scores import ScoreMetric
 
 @export
 class DetectionAccuracy(ScoreMetric):
-    r"""The accuracy of the best threshold, positives and negatives counting equally.
+    r"""The accuracy of the best threshold, both kinds counting equally.
 
-    $$\max_\delta\ \tfrac12 \bigl(\text{TPR}(\delta) + \text{TNR}(\delta)\bigr)$$
+    $$\max_\delta\ \tfrac12
+      \bigl(\text{TPR}(\delta) + \text{TNR}(\delta)\bigr)$$
 
     Args:
         from_logits: Boolean. Scores are any real numbers, instead of those

@@ -9,7 +9,7 @@ from keras_dlkit.metrics._scores import ScoreMetric
 
 @export
 class FalsePositiveRateAtRecall(ScoreMetric):
-    r"""The least false-positive rate of a threshold that finds enough positives.
+    r"""The least false-positive rate that finds enough of the positives.
 
     With `recall=0.95` this is FPR95, and 1 - FPR95 is "TNR at 95% TPR".
 

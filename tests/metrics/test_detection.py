@@ -25,9 +25,7 @@ def expected(labels, scores, weights=None):
     false, found, _ = reference.roc_curve(labels, scores, sample_weight=weights)
     average = reference.average_precision_score
     return {
-        "auroc": reference.roc_auc_score(
-            labels, scores, sample_weight=weights
-        ),
+        "auroc": reference.roc_auc_score(labels, scores, sample_weight=weights),
         "aupr_in": average(labels, scores, sample_weight=weights),
         "aupr_out": average(1 - labels, -scores, sample_weight=weights),
         "tnr_at_95": 1 - false[found >= 0.95][0],
