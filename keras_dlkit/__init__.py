@@ -3,6 +3,7 @@
 from keras_dlkit import callbacks
 from keras_dlkit import layers
 from keras_dlkit import losses
+from keras_dlkit import metrics
 from keras_dlkit import models
 from keras_dlkit import ops
 from keras_dlkit import optimizers

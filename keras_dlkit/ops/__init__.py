@@ -12,4 +12,7 @@ from keras_dlkit.ops.orthogonal_part import orthogonal_part
 from keras_dlkit.ops.sam import sam_perturbation
 from keras_dlkit.ops.sample_beta import sample_beta
 from keras_dlkit.ops.score_mask import score_mask
+from keras_dlkit.ops.sde_integrate import sde_integrate
+from keras_dlkit.ops.uncertainty import categorical_uncertainty
+from keras_dlkit.ops.uncertainty import gaussian_uncertainty
 from keras_dlkit.ops.uncertainty_weighted import uncertainty_weighted

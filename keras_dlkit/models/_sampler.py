@@ -1,0 +1,39 @@
+"""The predictions of `SDENet.predict_uncertainty`, for Keras to compile."""
+
+import keras
+from keras import ops
+
+from keras_dlkit.ops.uncertainty import categorical_uncertainty
+from keras_dlkit.ops.uncertainty import gaussian_uncertainty
+
+
+class Sampler(keras.Model):
+    """Its `predict` is a pass of many paths of a batch."""
+
+    def __init__(self, net, samples):
+        super().__init__(dtype=net.dtype_policy, autocast=False)
+        self.net, self.samples = net, samples
+        self.built = True
+
+    def call(self, inputs):
+        net = self.net
+        paths, diffusion = net.block.sample_with_diffusion(
+            net.stem(inputs), self.samples
+        )
+        shape = ops.shape(paths)
+        outputs = net.head(ops.reshape(paths, (-1, *shape[2:])))
+        outputs = ops.reshape(
+            outputs, (self.samples, -1, *ops.shape(outputs)[1:])
+        )
+        found = self._uncertainty(ops.cast(outputs, "float32"))
+        axes = tuple(range(1, len(diffusion.shape)))
+        found["diffusion"] = ops.mean(ops.cast(diffusion, "float32"), axis=axes)
+        return found
+
+    def _uncertainty(self, outputs):
+        if self.net.outputs_are == "mean_and_scale":
+            return gaussian_uncertainty(*ops.split(outputs, 2, axis=-1))
+        found = {"_sum": ops.mean(ops.sum(outputs, axis=-1), axis=0)}
+        if self.net.outputs_are == "logits":
+            outputs = ops.softmax(outputs)
+        return {**found, **categorical_uncertainty(outputs)}
