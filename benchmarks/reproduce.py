@@ -76,11 +76,10 @@ SECTIONS = [
     Section(
         "sam_accuracy",
         "SAM and its variants at equal cost",
-        "On CIFAR-100, ImageNet and more SAM gains 0.4 to 3.3 points at "
-        "the same number of epochs, for twice the gradients (the same paper); "
-        "LookSAM and MomentumSAM promise most of that for 1.2 and 1 times the "
-        "gradients ([Liu et al., 2022](https://arxiv.org/abs/2203.02714); "
-        "[Becker et al., 2024](https://arxiv.org/abs/2401.12033)).",
+        "WRN-16-4 on CIFAR-100, the same number of epochs: SGD 76.9%, SAM "
+        "79.3% for twice the gradients, LookSAM 79.0% for 1.2 times and "
+        "MomentumSAM 79.1% for no more than SGD takes ([Becker et al., 2024]"
+        "(https://arxiv.org/abs/2401.12033), table 1).",
         "`pytorch_optimizer`'s SAM, whose step is timed beside this one in "
         "`sam_step.py`; the rule is the same.",
         "sam_accuracy.py",
