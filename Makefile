@@ -13,25 +13,29 @@ demo: .venv/demo-$(KERAS_BACKEND)
 
 # Installed one after the other, tested two at a time: a test process waits
 # for its compiler most of the time, which runs on one core.
-test: lint $(BACKENDS:%=.venv/test-%)
+test: lint docs $(BACKENDS:%=.venv/test-%)
 	$(MAKE) -j2 $(BACKENDS:%=test-%)
 
 test-all:
 	$(MAKE) test PYTEST=
 
+# Without the tests of the site, which `docs` runs: they know no backend.
 test-%: .venv/test-%
-	KERAS_BACKEND=$* OMP_WAIT_POLICY=passive $(BIN)/python -m pytest $(PYTEST)
+	KERAS_BACKEND=$* OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
+		--ignore=tests/test_site.py $(PYTEST)
 
 lint: .venv/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: .venv/docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest --noconftest tests/test_site.py
 
 clean:
 	rm -rf .venv runs site build dist *.egg-info
@@ -40,8 +44,8 @@ clean:
 	$(PYTHON) -m venv .venv
 
 # A stamp for each set of extras, made anew when setup.py asks for more.
-.venv/lint: .venv/bin/python setup.py
-	$(PIP) "ruff>=0.14"
+.venv/lint: .venv/bin/python setup.py constraints.txt
+	$(PIP) -e ".[lint]"
 	@touch $@
 
 .venv/demo-%: .venv/bin/python setup.py constraints.txt

@@ -21,21 +21,24 @@ EXTRAS = {
     "examples": ["scikit-learn>=1.5", "matplotlib>=3.9"],
     # KerasHub needs TensorFlow (through tensorflow-text) on every backend.
     "hub": ["keras-hub>=0.25"],
+    "notebook": ["ipykernel>=6.29", "nbclient>=0.10"],
+    "lint": ["mypy>=1.18", "ruff>=0.14"],
     "docs": [
         "latex2mathml>=3.77",
         "mkdocs-material>=9.5",
         "mkdocstrings[python]>=1.0",
-        "ruff>=0.14",
+        "pytest>=8.2",
+        "ruff>=0.14",  # breaks long signatures
     ],
 }
 EXTRAS["test"] = [
     *EXTRAS["examples"],
+    *EXTRAS["lint"],
     "hypothesis>=6.100",
     "keras-tuner>=1.4",
     "optax>=0.2.4",
     "pydot>=3.0",
     "pytest>=8.2",
-    "ruff>=0.14",
     "scipy>=1.13",
     "tensorboard>=2.18",
 ]

@@ -71,6 +71,11 @@ class Data(NamedTuple):
     test: tuple
 
 
+"""
+### Files of your own
+"""
+
+
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
@@ -112,6 +117,11 @@ def read_idx_folder(folder):
     )
 
 
+"""
+### What is trained on, and what is not
+"""
+
+
 def load(name):
     """Images and labels to learn from, then those of the test."""
     if name in KERAS_DATASETS:
@@ -144,6 +154,11 @@ def split(name, train_size):
         prepared(images[validation], labels[validation]),
         prepared(test_images, test_labels),
     )
+
+
+"""
+### Wrong labels
+"""
 
 
 def with_wrong_labels(targets, share, seed):
@@ -282,7 +297,9 @@ def train_all(data, noise, seeds, epochs):
 
 
 """
-## Results: a table and three pictures
+## Results
+
+### A table
 """
 
 
@@ -332,6 +349,11 @@ def markdown(rows):
     return "\n".join(
         "| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows
     )
+
+
+"""
+### Three pictures
+"""
 
 
 def titles(noise):

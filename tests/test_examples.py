@@ -3,6 +3,7 @@
 import ast
 import gzip
 import importlib.util
+import json
 import pathlib
 import re
 import struct
@@ -12,6 +13,7 @@ import types
 import keras
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import keras_dlkit as dlkit
@@ -26,6 +28,7 @@ def load(name, source=None):
     """An example as a module, or what would be one with this source."""
     path = EXAMPLES / f"{name}.py"
     module = types.ModuleType(name)
+    module.__file__ = str(path)
     code = source or path.read_text(encoding="utf-8")
     exec(compile(code, str(path), "exec"), vars(module))
     return module
@@ -296,6 +299,51 @@ def test_options_out_of_range_are_refused(quickstart, capsys, option, message):
     with pytest.raises(SystemExit):
         quickstart.main([option])
     assert message in capsys.readouterr().err
+
+
+# quickstart.ipynb
+
+
+def notebook_cells():
+    text = (EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8")
+    return [
+        "".join(cell["source"])
+        for cell in json.loads(text)["cells"]
+        if cell["cell_type"] == "code"
+    ]
+
+
+def test_the_notebook_is_that_of_the_script():
+    """`python examples/make_notebook.py` writes it anew."""
+    committed = (EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8")
+    assert committed == load("make_notebook").text()
+    code = "\n".join(notebook_cells())
+    assert "dlkit.attach(" in code and "argparse" not in code
+
+
+SMALL = {
+    "%matplotlib inline\n": "",
+    "train_size=2000": "train_size=128",
+    "epochs=20": "epochs=1",
+}
+
+
+@pytest.mark.slow
+def test_the_cells_of_the_notebook_run(monkeypatch):
+    display = types.SimpleNamespace(Markdown=str)
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    names = {"__name__": "notebook"}
+    for cell in notebook_cells():
+        for old, new in SMALL.items():
+            cell = cell.replace(old, new)
+        exec(cell, names)
+        if "METHODS" in names:
+            names["METHODS"] = ("plain", "SAM + MixUp")
+    assert [run.noise for run in names["runs"]] == [0.0, 0.0, 0.4, 0.4]
+    assert all(len(run.validation_accuracies) == 1 for run in names["runs"])
+    for cell in notebook_cells()[-3:]:
+        assert isinstance(eval(cell, names), Figure)
 
 
 # mixing.py

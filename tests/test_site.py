@@ -10,7 +10,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-# Of `pip install -e ".[docs]"`, as `tox -e docs` has it.
+# Of `pip install -e ".[docs]"`, as `make docs` and `tox -e docs` have it.
 needs_mkdocs = pytest.mark.skipif(
     not importlib.util.find_spec("mkdocs"), reason="needs the extra `docs`"
 )
