@@ -137,11 +137,6 @@ def replace_optimizer(model, optimizer, given=None):
     model._compile_config.config["optimizer"] = given or optimizer
 
 
-def set_initial_epoch(model, epoch):
-    """The epoch with which a `fit` that has not begun one will begin."""
-    model._initial_epoch = epoch
-
-
 def optimizer_of(optimizer, variable):
     """The optimizer that updates the weight: of a `MultiOptimizer`, its part.
 

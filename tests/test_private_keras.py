@@ -4,8 +4,10 @@ On a Keras where one has moved, the test here says which, before a user finds
 out in another way.
 """
 
+import inspect
 import pathlib
 import re
+import threading
 
 import keras
 import pytest
@@ -124,24 +126,129 @@ def test_swap_ema_weights_finds_the_averages():
     assert len(inner._model_variables_moving_average) == 1
 
 
+def fit(model, *callbacks, **arguments):
+    return model.fit(
+        zoo.rows(),
+        zoo.labels(),
+        batch_size=11,
+        verbose=0,
+        callbacks=list(callbacks),
+        **arguments,
+    )
+
+
 def test_the_epoch_with_which_fit_begins():
     class Skip(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            _keras.set_initial_epoch(self.model, 2)
+            _keras.begin_at_epoch(self.model, 2)
 
-    model, arguments, compile_arguments = zoo.make("sequential")
-    model.compile("sgd", **compile_arguments)
-    history = model.fit(**arguments, epochs=3, verbose=0, callbacks=[Skip()])
-    assert history.epoch == [2]
+        def on_epoch_begin(self, epoch, logs=None):
+            _keras.begin_at_epoch(self.model, None)
+
+    model = compiled()
+    assert fit(model, Skip(), epochs=3).epoch == [2]
+    # Taken back, so that the next one begins where it is told to.
+    assert fit(model, epochs=1).epoch == [0]
+
+
+def test_the_running_fit_is_found():
+    found = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            found.append(_keras.running_fit(self))
+
+    look, other = Look(), keras.callbacks.Callback()
+    fit(compiled(), other, look, epochs=3, initial_epoch=1, steps_per_epoch=2)
+    ((callback_list, arguments),) = found
+    assert arguments["initial_epoch"] == 1
+    assert arguments["steps_per_epoch"] == 2
+    assert arguments["x"].shape == zoo.rows().shape
+    # The list is the one that Keras calls: both are in it, and can leave it.
+    assert isinstance(callback_list, keras.callbacks.CallbackList)
+    assert {look, other} <= set(callback_list.callbacks)
+    # Not in a training of which Keras has no `fit`.
+    hooks = keras.callbacks.CallbackList([look], model=compiled())
+    hooks.on_train_begin()
+    assert found[1] == (None, None)
+
+
+def test_a_callback_taken_out_of_the_list_hears_no_more():
+    heard = []
+
+    class Note(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            heard.append(batch)
+
+    class TakeOut(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            callback_list, _ = _keras.running_fit(self)
+            callback_list.callbacks = [self]
+
+    fit(compiled(), Note(), TakeOut())
+    assert heard == []
+    fit(compiled(), Note())
+    assert heard == [0, 1]
+
+
+@pytest.mark.parametrize("between", [True, False])
+def test_hooks_of_batches_are_called_between_the_steps(between):
+    """Given alone, and not in a list, which Keras overlooks."""
+    threads = []
+
+    class Note(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            if between:
+                _keras.call_between_steps(_keras.running_fit(self)[0])
+
+        def on_train_batch_end(self, batch, logs=None):
+            threads.append(threading.current_thread())
+
+    compiled().fit(zoo.rows(), zoo.labels(), verbose=0, callbacks=Note())
+    assert len(threads) == 1
+    main = threads[0] is threading.main_thread()
+    # Where Keras calls them in time without it, the helper can go.
+    assert main == (between or keras.config.backend() == "tensorflow")
+
+
+def test_held_metrics_are_those_of_the_model_itself():
+    model, _, arguments = zoo.make("held_metric")
+    model.compile("sgd", **arguments)
+    fit(model)
+    assert [metric.name for metric in _keras.held_metrics(model)] == ["largest"]
+    assert not _keras.held_metrics(compiled())
+
+
+def test_masks_are_where_layers_look_for_them():
+    mask = ops.convert_to_tensor([[True, False]])
+    x = keras.layers.Masking(0.0)(ops.convert_to_tensor([[[1.0], [0.0]]]))
+    assert ops.convert_to_numpy(_keras.get_mask(x)).tolist() == [[True, False]]
+    assert _keras.get_mask(ops.ones((1, 2, 1))) is None
+    x = ops.convert_to_tensor([[[1.0], [5.0]]])
+    _keras.set_mask(x, mask)
+    mean = keras.layers.GlobalAveragePooling1D()(x)
+    assert float(ops.convert_to_numpy(mean)[0, 0]) == 1.0
+
+
+def test_each_helper_has_its_canary():
+    """By name: a helper that no test here calls could break unseen."""
+    here = pathlib.Path(__file__).read_text()
+    helpers = [
+        name
+        for name, value in vars(_keras).items()
+        if inspect.isfunction(value) and value.__module__ == _keras.__name__
+    ]
+    assert len(helpers) > 10
+    assert not [name for name in helpers if f"_keras.{name}(" not in here]
 
 
 def test_private_names_are_touched_in_one_place():
     allowed = {"_keras.py"}
     for path in PACKAGE.rglob("*.py"):
-        text = path.read_text()
-        assert "keras.src" not in text, path
         if path.name in allowed:
             continue
+        text = path.read_text()
+        assert "keras.src" not in text, path
         for name in (
             "_compile_config",
             "_compile_loss",
@@ -151,6 +258,9 @@ def test_private_names_are_touched_in_one_place():
             "_jax_state",
             "_symbolic_build",
             "_initializer",
+            "_initial_epoch",
+            "_async_train",
+            "_keras_mask",
         ):
             assert not re.search(rf"\.{name}\b", text), (path, name)
 

@@ -265,7 +265,7 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
                 f"{self._net.name!r}: {len(self._chosen)} kernels to prune."
             )
         if self._checkpoint and self._checkpoint.load(self._net):
-            _keras.set_initial_epoch(self._net, self._meta["closed"] + 1)
+            _keras.begin_at_epoch(self._net, self._meta["closed"] + 1)
 
     def _check_output(self):
         """Raises for a rate of the last kernel if that is not to be pruned."""
