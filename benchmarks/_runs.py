@@ -40,6 +40,10 @@ class Runs:
             print(*key, self._results[known], flush=True)
         return self._results[known]
 
+    def get(self, key):
+        """The result for a key, `None` where there is none yet."""
+        return self._results.get(json.dumps(key))
+
 
 def mean_and_spread(values, digits=2):
     """`mean ± standard deviation`, of more than one value."""
