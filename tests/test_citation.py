@@ -110,7 +110,7 @@ def test_entries_are_valid_and_keys_are_of_one_paper():
         assert fields["title"] == f"{{{paper.title}}}"
         for author in fields["author"].split(" and "):
             assert re.fullmatch(
-                r"[A-Z][\w.{}\\\"-]*( [A-Z][\w.{}\\\"-]*)+", author
+                r"[A-Z][\w.{}\\\"'-]*( [A-Z][\w.{}\\\"'-]*)+", author
             )
         assert paper.bibtex().isascii()
 

@@ -4,9 +4,12 @@ import keras
 
 from keras_dlkit import _checks
 from keras_dlkit import _keras
+from keras_dlkit._papers import cites
+from keras_dlkit.layers.concatenate_time import KONG
 from keras_dlkit.layers.sde_block import SDEBlock
 
 
+@cites(KONG)
 class SigmaSchedule(keras.callbacks.Callback):
     """Sets the noise of all `SDEBlock`s of a model at the start of an epoch.
 

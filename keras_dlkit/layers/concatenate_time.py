@@ -4,17 +4,26 @@ import keras
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
+
+KONG = Paper(
+    "SDE-Net: Equipping Deep Neural Networks with Uncertainty Estimates",
+    "Lingkai Kong and Jimeng Sun and Chao Zhang",
+    2020,
+    "International Conference on Machine Learning",
+    arxiv="2008.10546",
+)
 
 
+@cites(KONG)
 @export
 class ConcatenateTime(keras.layers.Layer):
     """Puts the time in front of the channels: for a drift that depends on it.
 
     A drift net of two inputs, the state and the time, is given both by
-    `SDEBlock`. This layer makes one tensor of them.
-
-    Args:
-        **kwargs: Those of `keras.layers.Layer`.
+    `SDEBlock`. This layer makes one tensor of them. It takes the arguments of
+    `keras.layers.Layer`.
 
     Call arguments:
         inputs: The state, `(batch, ..., channels)` (channels first with that

@@ -5,8 +5,19 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
+
+NIX = Paper(
+    "Estimating the mean and variance of the target probability distribution",
+    "D. A. Nix and A. S. Weigend",
+    1994,
+    "IEEE International Conference on Neural Networks",
+    doi="10.1109/ICNN.1994.374138",
+)
 
 
+@cites(NIX)
 @export
 class MeanAndScale(keras.layers.Layer):
     r"""A dense layer for means and standard deviations.

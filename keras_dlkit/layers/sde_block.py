@@ -6,17 +6,20 @@ from keras import ops
 from keras_dlkit import _checks
 from keras_dlkit import _isolated
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
 from keras_dlkit._train_step import loop
 from keras_dlkit.layers._sde_nets import Carried
 from keras_dlkit.layers._sde_nets import Diffusion
 from keras_dlkit.layers._sde_nets import Direct
 from keras_dlkit.layers._sde_nets import Drift
+from keras_dlkit.layers.concatenate_time import KONG
 from keras_dlkit.ops._dtypes import as_dtype
 from keras_dlkit.ops._dtypes import wide_dtype
 from keras_dlkit.ops._sde_steps import SOLVERS
 from keras_dlkit.ops.sde_integrate import integrate
 
 
+@cites(KONG)
 @export
 class SDEBlock(keras.layers.Layer):
     r"""Moves its inputs along a drift net, with noise from a diffusion net.

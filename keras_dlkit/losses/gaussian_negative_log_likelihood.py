@@ -7,10 +7,13 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.layers.mean_and_scale import NIX
 from keras_dlkit.ops._dtypes import as_dtype
 from keras_dlkit.ops._dtypes import wide_dtype
 
 
+@cites(NIX)
 @export
 class GaussianNegativeLogLikelihood(keras.losses.Loss):
     r"""Negative log-likelihood of targets under predicted normal laws.
@@ -23,7 +26,9 @@ class GaussianNegativeLogLikelihood(keras.losses.Loss):
     Args:
         min_scale: Float, more than 0. A smaller scale counts as this one.
             Defaults to `1e-3`.
-        reduction, name, dtype: Those of `keras.losses.Loss`.
+        reduction: That of `keras.losses.Loss`.
+        name: String. The name of the loss.
+        dtype: That of `keras.losses.Loss`.
 
     `y_true` is `(batch, ..., k)`, `y_pred` `(batch, ..., 2k)`: the means, then
     the scales, as `keras_dlkit.layers.MeanAndScale` gives them. A rank of
@@ -42,6 +47,9 @@ class GaussianNegativeLogLikelihood(keras.losses.Loss):
     loss = dlkit.losses.GaussianNegativeLogLikelihood()
     loss(np.array([[1.0]]), np.array([[1.0, 1.0]]))  # log(2 pi) / 2
     ```
+
+    References:
+        - [Nix and Weigend, 1994](https://doi.org/10.1109/ICNN.1994.374138)
     """
 
     def __init__(

@@ -4,6 +4,17 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlkit._papers import Paper
+
+LIANG = Paper(
+    "Enhancing The Reliability of Out-of-distribution Image Detection in "
+    "Neural Networks",
+    "Shiyu Liang and Yixuan Li and R. Srikant",
+    2018,
+    "International Conference on Learning Representations",
+    arxiv="1706.02690",
+)
+
 BINS = 8192
 # Logits beyond it count as it: sigmoid(30) is 1 to float32.
 FURTHEST = 30.0

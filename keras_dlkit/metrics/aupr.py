@@ -4,9 +4,12 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.metrics._scores import LIANG
 from keras_dlkit.metrics._scores import ScoreMetric
 
 
+@cites(LIANG)
 @export
 class AUPR(ScoreMetric):
     r"""The average precision over the positives, or over the negatives.
@@ -22,7 +25,8 @@ class AUPR(ScoreMetric):
             is 0, by low scores.
         from_logits: Boolean. Scores are any real numbers, instead of those
             between 0 and 1.
-        name, dtype: Those of `keras.metrics.Metric`.
+        name: String, that of the logs.
+        dtype: That of `keras.metrics.Metric`.
 
     `y_true` is 1 for what is to be detected and 0 for all else, `y_pred` the
     score, higher for 1; sample weights count. Scores whose logits differ by

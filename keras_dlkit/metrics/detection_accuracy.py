@@ -3,9 +3,12 @@
 from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
+from keras_dlkit.metrics._scores import LIANG
 from keras_dlkit.metrics._scores import ScoreMetric
 
 
+@cites(LIANG)
 @export
 class DetectionAccuracy(ScoreMetric):
     r"""The accuracy of the best threshold, both kinds counting equally.
@@ -16,7 +19,8 @@ class DetectionAccuracy(ScoreMetric):
     Args:
         from_logits: Boolean. Scores are any real numbers, instead of those
             between 0 and 1.
-        name, dtype: Those of `keras.metrics.Metric`.
+        name: String, that of the logs.
+        dtype: That of `keras.metrics.Metric`.
 
     `y_true` is 1 for what is to be detected and 0 for all else, `y_pred` the
     score, higher for 1; sample weights count. Scores whose logits differ by

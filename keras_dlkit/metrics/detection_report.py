@@ -2,9 +2,12 @@
 
 import numpy as np
 
+from keras_dlkit._papers import cites
+from keras_dlkit.metrics._scores import LIANG
 from keras_dlkit.metrics._scores import check_labels
 
 
+@cites(LIANG)
 def detection_report(labels, scores) -> dict[str, float]:
     """How well scores tell 1 from 0, without any rounding of the scores.
 

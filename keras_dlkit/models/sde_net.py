@@ -7,8 +7,10 @@ from keras import ops
 from keras_dlkit import _checks
 from keras_dlkit import _isolated
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
 from keras_dlkit._random_state import RandomState
 from keras_dlkit._tree import leaves
+from keras_dlkit.layers.concatenate_time import KONG
 from keras_dlkit.layers.sde_block import SDEBlock
 from keras_dlkit.models import _range
 from keras_dlkit.models._sampler import Sampler
@@ -17,6 +19,7 @@ from keras_dlkit.models._unknown import make_source
 OUTPUTS = ("logits", "probabilities", "mean_and_scale")
 
 
+@cites(KONG)
 @export
 class SDENet(keras.Model):
     r"""A network that knows what it does not know: stem, SDE and head.
@@ -249,7 +252,9 @@ class SDENet(keras.Model):
             samples: Integer, at least 2. Paths of each input.
             batch_size: Integer. The memory is that of `samples` times as many
                 states. Defaults to 32.
-            steps, verbose, callbacks: As in `predict`.
+            steps: As in `predict`.
+            verbose: As in `predict`.
+            callbacks: As in `predict`.
 
         Returns:
             Dict of arrays. `"mean"` and `"std"`: mean and standard deviation

@@ -2,10 +2,31 @@
 
 from keras import ops
 
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 from keras_dlkit.ops._dtypes import as_dtype
 from keras_dlkit.ops._dtypes import wide_dtype
 
+DEPEWEG = Paper(
+    "Decomposition of Uncertainty in Bayesian Deep Learning for Efficient and "
+    "Risk-sensitive Learning",
+    r"Stefan Depeweg and Jos{\'e} Miguel Hern{\'a}ndez-Lobato and "
+    "Finale Doshi-Velez and Steffen Udluft",
+    2018,
+    "International Conference on Machine Learning",
+    arxiv="1710.07283",
+)
+GAL = Paper(
+    "What Uncertainties Do We Need in Bayesian Deep Learning for Computer "
+    "Vision?",
+    "Alex Kendall and Yarin Gal",
+    2017,
+    "Advances in Neural Information Processing Systems",
+    arxiv="1703.04977",
+)
 
+
+@cites(DEPEWEG)
 def categorical_uncertainty(probabilities):
     r"""Total, aleatoric and epistemic uncertainty of class probabilities.
 
@@ -54,6 +75,7 @@ def categorical_uncertainty(probabilities):
     }
 
 
+@cites(GAL)
 def gaussian_uncertainty(mean, scale):
     r"""Total, aleatoric and epistemic uncertainty of means and scales.
 
@@ -68,7 +90,8 @@ def gaussian_uncertainty(mean, scale):
     what is predicted.
 
     Args:
-        mean, scale: Tensors, `(samples, batch, ...)`.
+        mean: Tensor, `(samples, batch, ...)`.
+        scale: Tensor of that shape, the standard deviations.
 
     Returns:
         Dict of `"mean"`, `"std"` (of the means, over the samples), `"total"`,
