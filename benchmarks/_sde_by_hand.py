@@ -74,8 +74,10 @@ def _tensorflow_steps(net, source):
     import tensorflow as tf
 
     groups = net.build(next(source(1))[0])
+    net.stem.compile()
 
-    @tf.function(jit_compile=True)
+    # With XLA where Keras would: not on CPU.
+    @tf.function(jit_compile=net.stem.jit_compile)
     def both(x, y):
         for loss_of, own, optimizer in zip(
             net.losses(), groups, net.optimizers
