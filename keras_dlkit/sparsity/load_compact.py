@@ -32,6 +32,7 @@ def load_compact(
         The model, not compiled, with the same weights bit for bit.
 
     Raises:
+        FileNotFoundError: Where there is no file.
         ValueError: For a file of another kind, and where the weights in the
             file are not those of the model.
 
@@ -50,6 +51,11 @@ def load_compact(
     same = dlkit.sparsity.load_compact("model.compact")
     ```
     """
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            "`path` must be a file that `save_compact` wrote. Received: "
+            f"path={str(path)!r}, which does not exist"
+        )
     if not zipfile.is_zipfile(path):
         raise ValueError(_expected(path, "another kind of file, or a part"))
     with zipfile.ZipFile(path) as file:

@@ -371,6 +371,10 @@ def test_bad_arguments(arguments, error, message):
             "1 - n / m = 0.5",
         ),
         (lambda: MagnitudePruning(Constant(0.5), include="nowhere"), "nowhere"),
+        (
+            lambda: MagnitudePruning(Constant(0.5), exclude="nowhere"),
+            "leave out.*nowhere.*kernel",
+        ),
     ],
 )
 def test_errors_before_training(pruning, message):

@@ -210,7 +210,7 @@ def test_all_names_of_an_output_will_do():
     [
         (["mse"] * 3, None, "each output.*3 losses.*'a', 'b'"),
         ({"p": "mse", "q": "mae"}, [1.0], "each loss.*1.0.*2 losses"),
-        (None, None, "must be the outputs"),
+        (None, None, "loss an output.*None"),
         ({"p": "mse", "r": "mse"}, None, "must be the outputs.*'r'"),
         ({"p": "mse", "q": "no"}, None, "loss identifier: no"),
     ],
