@@ -100,6 +100,27 @@ SECTIONS = [
         "lottery_ticket.py",
         mnist=True,
     ),
+    Section(
+        "multi_task_accuracy",
+        "Task weights, learned and fixed",
+        "On NYUv2, over single tasks: equal weights +3.6%, DWA +4.6%, PCGrad "
+        "+5.1%, learned uncertainties +6.5% ([auto-lambda]"
+        "(https://github.com/lorenmt/auto-lambda), three seeds, give or take "
+        "one); fixed weights are as good once they are tuned ([Kurin et al., "
+        "2022](https://arxiv.org/abs/2201.04122)).",
+        "LibMTL and TorchJD, for PyTorch alone, with loops of their own.",
+        "multi_task_accuracy.py",
+    ),
+    Section(
+        "mhe_accuracy",
+        "Minimum hyperspherical energy",
+        "CIFAR-100, a VGG-9, one run each, from the authors' logs: 69.7% "
+        "without, 74.0% with the half-space energy of power 2 ([Liu et al., "
+        "2018](https://arxiv.org/abs/1805.09298)).",
+        "The authors' code for TensorFlow 1; Keras has `OrthogonalRegularizer`,"
+        " for matrices alone.",
+        "mhe_accuracy.py",
+    ),
 ]
 
 

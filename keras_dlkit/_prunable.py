@@ -5,19 +5,6 @@ import re
 from keras_dlkit._kernels import is_kernel
 
 
-def check_patterns(include, exclude):
-    for name, value in (("include", include), ("exclude", exclude)):
-        if value is None or callable(value):
-            continue
-        try:
-            re.compile(value)
-        except (re.error, TypeError) as error:
-            raise ValueError(
-                f"`{name}` must be None, a regular expression or a function of"
-                f" a variable. Received: {name}={value!r}"
-            ) from error
-
-
 def select(variables, include=None, exclude=None):
     """The weights to prune, in their order; raises if there are none."""
     chosen = [

@@ -75,7 +75,7 @@ class Outputs:
 def record(loss, loss_weights, outputs):
     """`loss` and `loss_weights` of `compile`, every loss recorded."""
     loss = outputs.arranged(loss)
-    if not tree.is_nested(loss):
+    if not tree.is_nested(loss) or not _some(loss):
         raise ValueError(
             "A task weighting needs a loss an output, as a dict or a list. "
             f"Received: loss={loss!r}"
@@ -96,6 +96,10 @@ def record(loss, loss_weights, outputs):
         for one, key, weight in zip(tree.flatten(loss), keys, weights)
     ]
     return tree.pack_sequence_as(loss, losses), loss_weights
+
+
+def _some(loss):
+    return any(one is not None for one in tree.flatten(loss))
 
 
 def _like(loss, weights):

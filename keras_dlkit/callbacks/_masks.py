@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_dlkit import _keras
 from keras_dlkit import _prunable
+from keras_dlkit import _selection
 from keras_dlkit._kernels import is_kernel
 from keras_dlkit.optimizers.masked import Masked
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
@@ -60,7 +61,8 @@ def _wrap(model, include, exclude):
     while isinstance(inner, keras.optimizers.LossScaleOptimizer):
         scaler, inner = inner, inner.inner_optimizer
     # Before anything is changed: `include` may match nothing.
-    _prunable.check_patterns(include, exclude)
+    paths = [v.path for v in model.variables]
+    _selection.check_patterns(include, exclude, paths)
     _prunable.select(model.trainable_variables, include, exclude)
     masked = Masked(inner, include=include, exclude=exclude)
     if scaler is not None:

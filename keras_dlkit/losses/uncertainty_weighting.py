@@ -112,8 +112,8 @@ class UncertaintyWeighting(TaskWeighting):
                 "`{'depth': 'regression', 'label': 'classification'}`. "
                 f"Received: tasks={tasks!r} of type {type(tasks)}"
             )
-        for kind in tasks.values():
-            _checks.check_one_of("tasks", kind, FACTORS)
+        for task, kind in tasks.items():
+            _checks.check_one_of(f"tasks[{task!r}]", kind, FACTORS)
         self.kinds = list(tasks.values())
         self.formula = formula
         _checks.check_one_of("formula", formula, PENALTIES)

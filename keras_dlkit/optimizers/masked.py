@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlkit import _prunable
+from keras_dlkit import _selection
 from keras_dlkit._export import export
 from keras_dlkit._train_step import masking
 from keras_dlkit.optimizers import _slots
@@ -90,7 +91,7 @@ class Masked(WrapperOptimizer):
                 "Masks of two `Masked` would not know of each other. Received:"
                 " an `inner_optimizer` with a `Masked` in it. Use that one."
             )
-        _prunable.check_patterns(include, exclude)
+        _selection.check_patterns(include, exclude)
         self.include, self.exclude = include, exclude
         # Past `__setattr__`, which tracks: here, and in `build`.
         self.__dict__.update(_passengers={}, _luggage={})

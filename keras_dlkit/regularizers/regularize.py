@@ -7,6 +7,7 @@ import keras
 from keras import layers
 
 from keras_dlkit import _keras
+from keras_dlkit import _selection
 from keras_dlkit.regularizers.hyperspherical_energy import HypersphericalEnergy
 from keras_dlkit.regularizers.sum import Sum
 
@@ -184,21 +185,9 @@ def _kernels(layer):
 def selected_kernels(model, include, exclude):
     """The kernels that two regular expressions leave, at least one."""
     kernels = [k for la in _keras.all_layers(model) for k in _kernels(la)]
-    chosen = [k for k in kernels if _selected(k.path, include, exclude)]
-    if not chosen:
-        raise ValueError(
-            "`include` and `exclude` must leave at least one kernel. Received: "
-            f"include={include!r}, exclude={exclude!r} for the kernels "
-            f"{[k.path for k in kernels][:20]}"
-        )
-    return chosen
-
-
-def _selected(path, include, exclude):
-    return not (
-        (include is not None and not re.search(include, path))
-        or (exclude is not None and re.search(exclude, path))
-    )
+    paths = [owner.path for owner in (*kernels, *model.variables)]
+    _selection.check_patterns(include, exclude, paths)
+    return _selection.select_kernels(kernels, include, exclude)
 
 
 def _set(kernel, regularizer):

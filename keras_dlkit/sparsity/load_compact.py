@@ -43,7 +43,7 @@ def load_compact(
         The model, not compiled, with the same weights bit for bit.
 
     Raises:
-        OSError: For a file that is not there.
+        FileNotFoundError: Where there is no file.
         ValueError: For a file of another kind or one that is damaged, and
             where the weights in the file are not those of the model.
 
@@ -75,6 +75,11 @@ def load_compact(
 
 def _read(path):
     """All of the file, before a model is made of any of it."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            "`path` must be a file that `save_compact` wrote. Received: "
+            f"path={str(path)!r}, which does not exist"
+        )
     with open(path, "rb") as stream:
         if not zipfile.is_zipfile(stream):
             raise ValueError(

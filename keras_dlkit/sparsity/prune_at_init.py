@@ -1,6 +1,5 @@
 """Pruning before training: SNIP, GraSP, SynFlow."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlkit import _checks
+from keras_dlkit import _selection
 from keras_dlkit._kernels import kernels_of
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
@@ -129,7 +129,9 @@ def prune_at_init(
     model = _models.checked(model, "prune_at_init")
     _checks.check_one_of("score", score, SCORES)
     sparsity = check_sparsity(sparsity)
-    kernels = _chosen(model, include, exclude)
+    paths = [v.path for v in model.variables]
+    _selection.check_patterns(include, exclude, paths)
+    kernels = _selection.select_kernels(kernels_of(model), include, exclude)
     if sparsity == 0:
         masks = [np.ones(k.shape, "uint8") for k in kernels]
     elif score == "synflow":
@@ -144,23 +146,6 @@ def prune_at_init(
             values = as_array(kernel)
             kernel.assign(np.where(mask, values, np.zeros_like(values)))
     return {kernel.path: mask for kernel, mask in zip(kernels, masks)}
-
-
-def _chosen(model, include, exclude):
-    known = kernels_of(model)
-    chosen = [
-        kernel
-        for kernel in known
-        if (include is None or re.search(include, kernel.path))
-        and not (exclude is not None and re.search(exclude, kernel.path))
-    ]
-    if not chosen:
-        raise ValueError(
-            "`include` and `exclude` must leave at least one kernel. Received: "
-            f"include={include!r}, exclude={exclude!r} for the kernels "
-            f"{[kernel.path for kernel in known][:20]}"
-        )
-    return chosen
 
 
 def _batch(model, x, y, score, loss):

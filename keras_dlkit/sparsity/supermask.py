@@ -1,9 +1,9 @@
 """A whole model as a supermask."""
 
-import re
-
 import keras
 
+from keras_dlkit import _keras
+from keras_dlkit import _selection
 from keras_dlkit._kernels import kernels_of
 from keras_dlkit._papers import cites
 from keras_dlkit.layers.supermask import Supermask
@@ -85,6 +85,8 @@ def supermask(
     """
     model = _models.checked(model, "supermask")
     check_sparsity(sparsity)
+    names = [layer.name for layer in _keras.all_layers(model)]
+    _selection.check_patterns(include, exclude, names)
     wrapped: list = []
 
     def change(layer):
@@ -126,10 +128,8 @@ def _selected(layer, include, exclude):
         layer, Supermask
     ):
         return False
-    if (
-        not kernels_of(layer)
-        or (include is not None and not re.search(include, layer.name))
-        or (exclude is not None and re.search(exclude, layer.name))
+    if not kernels_of(layer) or not _selection.finds(
+        layer.name, include, exclude
     ):
         return False
     if isinstance(layer, SEVERAL_INPUTS):

@@ -433,6 +433,7 @@ def test_bad_arguments(arguments, message):
         ({"rounds": 5}, r"5 x 2 = 10.*epochs=8"),
         ({"rewind": 6}, "has 6 updates.*rewind=6"),
         ({"exclude": "."}, "at least one kernel"),
+        ({"exclude": "heads"}, "leave out.*exclude='heads'"),
         ({"exclude": "out", "output_pruning_rate": 0.1}, "last kernel.*out"),
     ],
 )

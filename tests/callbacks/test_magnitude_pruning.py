@@ -121,6 +121,19 @@ def test_any_function_and_a_pruning_schedule_as_it_is():
     assert counts == expected and counts[-1] == round(0.75 * SIZE)
 
 
+def test_a_pruning_schedule_of_tfmot_itself():
+    tfmot = pytest.importorskip("tensorflow_model_optimization")
+    decay = tfmot.sparsity.keras.PolynomialDecay(0.0, 0.75, 3, 14, frequency=4)
+    counts, _ = run(net(), MagnitudePruning(decay, every_steps=1))
+    steps = np.array([3, 7, 11, 14])  # its own turns, and its end
+    sparsity = 0.75 * (1 - (1 - (steps - 3) / 11) ** 3)
+    turns = dict(zip(steps, np.round(sparsity * SIZE)))
+    expected = [
+        max([0, *(turns[t] for t in steps if t <= i)]) for i in range(1, 21)
+    ]
+    assert counts == expected
+
+
 def test_the_smallest_go_and_what_is_left_is_trained():
     model = net()
     before = kernels(model)
@@ -371,6 +384,10 @@ def test_bad_arguments(arguments, error, message):
             "1 - n / m = 0.5",
         ),
         (lambda: MagnitudePruning(Constant(0.5), include="nowhere"), "nowhere"),
+        (
+            lambda: MagnitudePruning(Constant(0.5), exclude="nowhere"),
+            "leave out.*nowhere.*kernel",
+        ),
     ],
 )
 def test_errors_before_training(pruning, message):

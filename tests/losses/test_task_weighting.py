@@ -208,9 +208,9 @@ def test_all_names_of_an_output_will_do():
 @pytest.mark.parametrize(
     ("loss", "weights", "match"),
     [
-        (["mse"] * 3, None, "each output, .*'a', 'b'.*3 losses"),
+        (["mse"] * 3, None, "each output.*'a', 'b'.*3 losses"),
         ({"p": "mse", "q": "mae"}, [1.0], "each loss.*1.0.*2 losses"),
-        (None, None, "must be the outputs"),
+        (None, None, "loss an output.*None"),
         ({"p": "mse", "r": "mse"}, None, "must be the outputs.*'r'"),
         ({"p": "mse", "q": "no"}, None, "loss identifier: no"),
     ],

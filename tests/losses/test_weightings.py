@@ -288,7 +288,10 @@ def test_tasks_are_the_outputs():
     "make, match",
     [
         (lambda: W.UncertaintyWeighting(["a", "b"]), "must be a dict"),
-        (lambda: W.UncertaintyWeighting({"a": "mse"}), "must be one of"),
+        (
+            lambda: W.UncertaintyWeighting({"a": "mse"}),
+            r"tasks\['a'\]` must be one of",
+        ),
         (
             lambda: W.UncertaintyWeighting(KINDS, formula="gal"),
             "`formula` must be one of",

@@ -271,7 +271,13 @@ def test_nothing_matches():
         regularize(model, Energy(), include="bias")
     with pytest.raises(ValueError, match="exclude='kernel'"):
         regularize(model, Energy(), exclude="kernel")
+    with pytest.raises(ValueError, match="leave out.*exclude='head'.*kernel"):
+        regularize(model, Energy(), exclude="head")
+    with pytest.raises(ValueError, match=r"regular expression.*include='\('"):
+        regularize(model, Energy(), include="(")
     assert model.losses == []
+    regularize(model, Energy(), exclude="bias")  # there, but no kernel
+    assert model.losses != []
 
 
 def test_bad_input():

@@ -101,6 +101,8 @@ def test_the_encoding_by_hand():
 
 def test_files_of_another_kind_are_refused(tmp_path):
     path = tmp_path / "x"
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        sparsity.load_compact(path)
     path.write_text("no")
     with pytest.raises(ValueError, match="another kind of file"):
         sparsity.load_compact(path)

@@ -238,6 +238,8 @@ def test_zero_changes_nothing_and_bad_arguments_are_refused():
         prune(model, x, score="snip", sparsity=0.5)
     with pytest.raises(ValueError, match="at least one kernel"):
         prune(model, x, y, score="snip", sparsity=0.5, include="conv")
+    with pytest.raises(ValueError, match="leave out.*exclude='heads'"):
+        prune(model, x, y, score="snip", sparsity=0.5, exclude="heads")
     with pytest.raises(ValueError, match="must be finite, and not all zero"):
         prune(model, x * np.nan, y, score="snip", sparsity=0.5)
     with pytest.raises(ValueError, match="needs a loss"):

@@ -73,6 +73,8 @@ def test_layers_are_chosen_by_name_and_seeds_differ():
     np.testing.assert_array_equal(a, array(again.layers[0].kernels[0]))
     with pytest.raises(ValueError, match="at least one layer.*'a', 'b'"):
         sparsity.supermask(model, include="conv")
+    with pytest.raises(ValueError, match="leave out.*exclude='tail'"):
+        sparsity.supermask(model, exclude="tail")
 
 
 def test_what_cannot_be_copied_is_refused():
