@@ -180,3 +180,12 @@ def _is_sparse(value):
         return value.startswith("sparse_")
     name = getattr(value, "__name__", type(value).__name__)
     return name.lower().startswith("sparse")
+
+
+def drop_second_scaler(model):
+    """Takes off what Keras puts around a wrapper with a loss scaler in it."""
+    scaler, outer = keras.optimizers.LossScaleOptimizer, model.optimizer
+    if isinstance(outer, scaler) and find_wrapper(
+        outer.inner_optimizer, scaler
+    ):
+        model.optimizer = outer.inner_optimizer

@@ -18,6 +18,7 @@ from keras_dlkit._admission import check_model
 from keras_dlkit._admission import check_optimizer
 from keras_dlkit._admission import check_parts
 from keras_dlkit._admission import delegates
+from keras_dlkit._admission import drop_second_scaler
 from keras_dlkit._admission import is_hub_task
 from keras_dlkit._admission import own
 from keras_dlkit._admission import takes_training
@@ -224,6 +225,7 @@ class Attached(TrainStep, keras.Model):
         super().compile(**arguments)
 
     def _take_over(self, source):
+        drop_second_scaler(source)
         arguments = (
             source.compile_arguments()
             if isinstance(source, Attached)

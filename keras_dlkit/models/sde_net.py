@@ -154,7 +154,8 @@ class SDENet(keras.Model):
         self._noted = None
         self._logs_diffusion = False
         if stem.built and getattr(stem, "inputs", None):
-            self.build(stem.input_shape)
+            # A call, not `build`: Keras exports no model that was never called.
+            self(_symbolic(stem.input_shape, stem))
             _range.check_values(block.diffusion, self._state_shape)
 
     def build(self, input_shape):

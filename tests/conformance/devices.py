@@ -16,7 +16,10 @@ from tests.conformance import modes
 from tests.conformance import registry
 
 BATCH, BATCHES = 8, 4
-CASES = {case.name: case for case in [*registry.CASES, *registry.FURTHER]}
+CASES = {
+    case.name: case
+    for case in [*registry.CASES, *registry.FURTHER, *registry.NETWORKS]
+}
 # Not in a net with batch normalisation: they magnify rounding.
 PLAIN = ("compressive_energy", "lottery_ticket", "magnitude_pruning")
 

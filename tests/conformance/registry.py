@@ -44,6 +44,35 @@ def prune(net):
             v.assign(v * checkered(v.shape))
 
 
+def sde_block(**arguments):
+    sigmoid = keras.layers.Dense(1, "sigmoid", dtype="float32", name="g")
+    return dlkit.layers.SDEBlock(
+        keras.layers.Dense(6, "tanh", name="f"),
+        sigmoid,
+        num_steps=3,
+        t_end=1.0,
+        sigma=0.5,
+        unroll=False,
+        seed=2,
+        **arguments,
+    )
+
+
+def with_sde_block(net):
+    *stem, head = net.layers
+    # With an isolated diffusion Keras would warn of weights without gradients.
+    block = sde_block(isolate_diffusion=False)
+    return keras.Sequential([keras.Input((4,)), *stem, block, head])
+
+
+def as_sde_net(net):
+    *stem, head = net.layers
+    stem = keras.Sequential([keras.Input((4,)), *stem])
+    return dlkit.models.SDENet(
+        stem, sde_block(), head, outputs="probabilities", seed=3
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     name: str
@@ -246,7 +275,18 @@ FURTHER = [
         change=lambda net: dlkit.sparsity.supermask(net, 0.5, seed=0),
     ),
 ]
-BY_NAME = {case.name: case for case in CASES}
+# Other networks, which no setting makes the plain one.
+NETWORKS = [
+    Case("sde_block", change=with_sde_block, draws=True),
+    Case(
+        "sam_mix_up_and_sde_net",
+        change=as_sde_net,
+        parts=lambda: [MixUp(0.4, num_classes=3, seed=2)],
+        optimizer=lambda inner: SAM(inner, rho=0.1),
+        draws=True,
+    ),
+]
+BY_NAME = {case.name: case for case in [*CASES, *NETWORKS]}
 
 
 def network(case=None, plain=False):

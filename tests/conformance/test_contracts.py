@@ -21,7 +21,7 @@ BACKEND = keras.config.backend()
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def over(names=None):
+def over(names=None, cases=registry.CASES):
     """A test of each case, of which all but `names` may be slow."""
     return pytest.mark.parametrize(
         "case",
@@ -32,7 +32,7 @@ def over(names=None):
                 if case.slow or (names and case.name not in names)
                 else [],
             )
-            for case in registry.CASES
+            for case in cases
         ],
         ids=lambda case: case.name,
     )
@@ -44,7 +44,8 @@ each_case = over()
 each_step = over(
     None
     if BACKEND == "torch"
-    else ["sam", "sam_every_2", "mix_up", "masked", "pc_grad"]
+    else ["sam", "sam_every_2", "mix_up", "masked", "pc_grad"],
+    [*registry.CASES, *registry.NETWORKS],
 )
 
 
@@ -248,7 +249,7 @@ def test_wrapped_config_and_learning_rate(case):
 def test_saved_and_resumed_in_a_fresh_process(tmp_path):
     """The other half of each run, bit for bit, where nothing is registered."""
     expected = {}
-    for case in registry.CASES:
+    for case in registry.BY_NAME.values():
         model = attached(case)
         fit(model, case, epochs=2)
         model.save(tmp_path / f"{case.name}.keras")

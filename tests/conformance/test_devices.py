@@ -55,7 +55,11 @@ def test_it_equals_one_device(mode, names):
         check(output, mode, names)
 
 
-@pytest.mark.parametrize("case", registry.FURTHER, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [*registry.FURTHER, *registry.NETWORKS],
+    ids=lambda case: case.name,
+)
 def test_the_further_cases_change_the_training(case):
     """As `test_contracts` says of the others: else equality says nothing."""
     part, stock = (
