@@ -46,12 +46,12 @@ import keras_dlkit as dlkit
 
 layers = keras.layers
 
-BATCH_SIZE = 64
+BATCH_SIZE = 32
 KNOWN_CLASSES = 7
 SAMPLES = 10
 NUM_STEPS = 6
 SIGMA, SIGMA_INFERENCE = 1.0, 50.0
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 1e-2
 # Distinct for all kinds of colour vision (Okabe and Ito).
 COLORS = {
     "known": "#0072B2",
@@ -381,7 +381,7 @@ def parse(arguments):
     parser.add_argument(
         "--test-size", type=int, default=1000, help="images of each kind"
     )
-    parser.add_argument("--width", type=int, default=32, help="channels")
+    parser.add_argument("--width", type=int, default=16, help="channels")
     parser.add_argument("--seeds", type=int, default=3, help="fits of each")
     parser.add_argument("--epochs", type=int, default=30, help="of each fit")
     parser.add_argument(
