@@ -183,30 +183,31 @@ def seconds(run, steps):
     return (time.perf_counter() - start) / steps
 
 
+def print_ratios(rows, make_side, arguments):
+    side = functools.cache(lambda name: make_side(name, arguments))
+    chosen = [
+        (what, than, bar)
+        for what, than, bar in rows
+        if re.search(arguments.only, f"{what} / {than}")
+    ]
+    if not chosen:
+        return
+    steps = arguments.steps or steps_in_block(side(chosen[0][1]))
+    print(f"\n{steps} steps in a block\n")
+    print_head("what", "relative to", "time, ratio", "95%", "pairs", "at most")
+    time_rows(chosen, side, arguments.pairs, steps)
+
+
 def main():
     arguments = parse_arguments()
     if arguments.channels_first:
         keras.config.set_image_data_format("channels_first")
     print(
         f"{machine()}; batch {arguments.batch}, width {arguments.width}, "
-        f"{keras.config.image_data_format()}\n"
+        f"{keras.config.image_data_format()}"
     )
-    print_head("what", "relative to", "time, ratio", "95%", "pairs", "at most")
-    for rows, make_side in (
-        (TRAINING, training_side),
-        (PREDICTION, prediction_side),
-    ):
-        side = functools.cache(
-            lambda name, make=make_side: make(name, arguments)
-        )
-        chosen = [
-            (what, than, bar)
-            for what, than, bar in rows
-            if re.search(arguments.only, f"{what} / {than}")
-        ]
-        if chosen:
-            steps = arguments.steps or steps_in_block(side(chosen[0][1]))
-            time_rows(chosen, side, arguments.pairs, steps)
+    print_ratios(TRAINING, training_side, arguments)
+    print_ratios(PREDICTION, prediction_side, arguments)
     print_growth(arguments)
 
 

@@ -19,8 +19,9 @@ shuffled. How well does a number tell the images of the first kind from those of
 the others? What the diffusion net is shown as unknown in training is neither of
 these: training images under heavy noise.
 
-The settings are those of the paper for MNIST, but for a smaller network and
-fewer epochs; nothing is tuned on these data.
+The noise is that of the paper for house numbers: 1 in training, 50 in
+inference. The learning rate was fixed on training images that were held out;
+the test images are looked at once, with the weights of the last epoch.
 
 ```bash
 python examples/sde_net.py
@@ -46,12 +47,12 @@ import keras_dlkit as dlkit
 
 layers = keras.layers
 
-BATCH_SIZE = 64
+BATCH_SIZE = 32
 KNOWN_CLASSES = 7
 SAMPLES = 10
 NUM_STEPS = 6
 SIGMA, SIGMA_INFERENCE = 1.0, 50.0
-LEARNING_RATE = 3e-3
+LEARNING_RATE = 1e-2
 # Distinct for all kinds of colour vision (Okabe and Ito).
 COLORS = {
     "known": "#0072B2",
@@ -381,9 +382,9 @@ def parse(arguments):
     parser.add_argument(
         "--test-size", type=int, default=1000, help="images of each kind"
     )
-    parser.add_argument("--width", type=int, default=32, help="channels")
+    parser.add_argument("--width", type=int, default=16, help="channels")
     parser.add_argument("--seeds", type=int, default=3, help="fits of each")
-    parser.add_argument("--epochs", type=int, default=30, help="of each fit")
+    parser.add_argument("--epochs", type=int, default=12, help="of each fit")
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs/sde_net")
     )

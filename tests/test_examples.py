@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from sklearn.metrics import roc_auc_score
 
 import keras_dlkit as dlkit
 
@@ -414,3 +415,59 @@ def test_multi_task_has_a_test_set_apart(monkeypatch):
     clean = {t.tobytes() for t in data.train[1]["image"]}
     assert not any(t.tobytes() in clean for t in targets["image"])
     assert np.abs(targets["angle"]).max() <= 45
+
+
+# sde_net.py
+
+
+def test_sde_net_writes_a_table_and_a_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    script = load("sde_net")
+    monkeypatch.setattr(script, "NUM_STEPS", 2)
+    sizes = ["--train-size=64", "--test-size=20", "--width=8"]
+    script.main(["--seeds=1", "--epochs=1", *sizes, f"--out={tmp_path}"])
+    results = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert results in capsys.readouterr().out
+    for name in ("plain, probability", "SDE-Net, diffusion"):
+        assert re.search(rf"^\| {name} +(\| \d[\d.]+ +){{5}}\|$", results, re.M)
+    picture = imread(tmp_path / "sde_net.png")
+    assert min(picture.shape[:2]) > 400
+    assert picture[..., :3].std() > 0.01
+
+
+def test_sde_net_never_learns_from_what_is_unknown(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    script = load("sde_net")
+    data = script.prepare("digits", 1000, 50)
+    images, labels = data.train
+    assert set(labels) == set(data.known[1]) == set(range(7))
+    np.testing.assert_allclose([images.mean(), images.std()], [0, 1], atol=1e-4)
+    seen = {image.tobytes() for image in images}
+    for unseen in (data.known[0], *data.unknown.values()):
+        assert len(unseen) == 50
+        assert not any(image.tobytes() in seen for image in unseen)
+    known, shuffled = data.known[0], data.unknown["shuffled"]
+    for one, other in zip(known, shuffled):
+        assert (one != other).any()
+        np.testing.assert_array_equal(np.sort(one, None), np.sort(other, None))
+
+
+def test_sde_net_scores_are_those_of_scikit_learn(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    script = load("sde_net")
+    random = np.random.default_rng(0)
+    known, unknown = random.normal(1, 1, 40), random.normal(0, 1, 30)
+    area, refused = script.detected({"known": known, "other": unknown}, "other")
+    labels = np.repeat([1, 0], [40, 30])
+    scores = np.concatenate([known, unknown])
+    np.testing.assert_allclose(area, 100 * roc_auc_score(labels, scores))
+    # Of 40, 38 are 95%: the third lowest of them is the threshold.
+    lowest = np.sort(known)[2]
+    np.testing.assert_allclose(refused, 100 * np.mean(unknown < lowest))
+
+
+def test_sde_net_refuses_less_than_a_batch(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    with pytest.raises(SystemExit):
+        load("sde_net").main(["--train-size=10"])
+    assert "at least" in capsys.readouterr().err
