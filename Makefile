@@ -34,7 +34,7 @@ format: .venv/lint
 	$(BIN)/ruff format .
 
 docs: .venv/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest --noconftest tests/test_site.py
 
 clean:

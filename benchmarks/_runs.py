@@ -11,7 +11,8 @@ class Runs:
     """Results by key, one JSON line each, in a file of the backend.
 
     `runs.once(key, make)` is the result that the file has for the key, or
-    that of `make()`, which is written as it comes.
+    that of `make()`, which is written as it comes. `key in runs` and
+    `runs[key]` tell of those that are there.
     """
 
     def __init__(self, folder):
@@ -22,6 +23,12 @@ class Runs:
             json.dumps(line["key"]): line["result"]
             for line in map(json.loads, lines)
         }
+
+    def __contains__(self, key):
+        return json.dumps(key) in self._results
+
+    def __getitem__(self, key):
+        return self._results[json.dumps(key)]
 
     def once(self, key, make):
         known = json.dumps(key)

@@ -78,7 +78,7 @@ def network(width):
         x = keras.layers.BatchNormalization(momentum=0.9)(x)
         x = keras.layers.ReLU()(x)
         x = keras.layers.MaxPooling2D()(x)
-    x = keras.layers.Flatten()(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
     outputs = {
         "class": keras.layers.Dense(10, "softmax", name="class")(x),
         "middle": keras.layers.Dense(2, name="middle")(x),

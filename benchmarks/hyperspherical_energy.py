@@ -1,11 +1,13 @@
 """What the hyperspherical energy costs: in a step, on its own, in memory.
 
 KERAS_BACKEND=jax python benchmarks/hyperspherical_energy.py
+KERAS_BACKEND=jax python benchmarks/hyperspherical_energy.py --only "^energy / "
 KERAS_BACKEND=jax python benchmarks/hyperspherical_energy.py --memory
 """
 
 import argparse
 import functools
+import re
 import subprocess
 import sys
 
@@ -14,9 +16,8 @@ import numpy as np
 from _cost import process_bytes
 from _timing import print_head
 from _timing import print_row
-from _timing import ratio_cells
 from _timing import steps_in_block
-from _timing import time_pairs
+from _timing import time_rows
 from _training import CLASSES
 from _training import IMAGE
 from _training import compiled
@@ -47,6 +48,9 @@ def parse_arguments():
         metavar=("WEIGHTS", "NEURONS"),
     )
     parser.add_argument("--block-size", type=int)
+    parser.add_argument(
+        "--only", default="", help="regular expression of rows, as `a / b`"
+    )
     parser.add_argument(
         "--memory",
         action="store_true",
@@ -108,19 +112,25 @@ def time_training(arguments):
         model = compiled(MODELS[name](arguments.width))
         return training_steps(model, in_memory(batches))
 
-    steps = arguments.steps or steps_in_block(step("plain"))
-    print(
-        f"{machine()}; ResNet-20, batch {arguments.batch}, width "
-        f"{arguments.width}, {steps} steps in a block\n"
-    )
+    rows = [
+        (name, "plain", 1.05 if name == "energy" else None)
+        for name in MODELS
+        if name != "plain"
+    ]
+    title = f"ResNet-20, batch {arguments.batch}, width {arguments.width}"
+    print_times(title, rows, step, arguments)
+
+
+def print_times(title, rows, side, arguments):
+    """A table of the rows that `--only` leaves, if it leaves any."""
+    names = [f"{name} / {baseline}" for name, baseline, _ in rows]
+    if not any(re.search(arguments.only, name) for name in names):
+        return
+    steps = arguments.steps or steps_in_block(side(rows[0][1]))
+    print(f"\n{title}, {steps} calls in a block\n")
     columns = "time, ratio", "95% interval", "pairs", "at most"
-    print_head("step", "relative to", *columns)
-    for name in MODELS:
-        if name != "plain":
-            sides = step(name), step("plain")
-            seconds = time_pairs(*sides, arguments.pairs, steps)
-            bar = 1.05 if name == "energy" else ""
-            print_row(name, "plain", *ratio_cells(seconds), bar)
+    print_head("of", "relative to", *columns)
+    time_rows(rows, side, arguments.pairs, steps, arguments.only)
 
 
 # On its own, compiled where the backend compiles in `fit` by default.
@@ -191,22 +201,16 @@ def random_kernel(weights, neurons):
 def time_kernel(arguments):
     kernel = random_kernel(*arguments.kernel)
     energy = energy_of(arguments.block_size)
-    plain = runs(product, kernel)
-    steps = arguments.steps or steps_in_block(plain)
-    print(
-        f"\nOne kernel of (weights, neurons) {tuple(arguments.kernel)}, "
-        f"{steps} calls in a block\n"
-    )
-    columns = "time, ratio", "95% interval", "pairs", "at most"
-    print_head("function", "relative to", *columns)
-    for name, function, bar in (
-        ("energy", energy, 2),
-        ("energy and gradient", with_gradient(energy), 4),
-    ):
-        seconds = time_pairs(
-            runs(function, kernel), plain, arguments.pairs, steps
-        )
-        print_row(name, "one matrix product", *ratio_cells(seconds), bar)
+    functions = {
+        "matrix product": product,
+        "value": energy,
+        "value and gradient": with_gradient(energy),
+    }
+    bars = {"value": 2, "value and gradient": 4}
+    side = functools.cache(lambda name: runs(functions[name], kernel))
+    rows = [(name, "matrix product", bar) for name, bar in bars.items()]
+    title = f"One kernel of (weights, neurons) {tuple(arguments.kernel)}"
+    print_times(title, rows, side, arguments)
 
 
 # In memory: the resident memory of a process of its own.
@@ -247,5 +251,6 @@ if __name__ == "__main__":
     elif ARGUMENTS.memory:
         print_memory(ARGUMENTS)
     else:
+        print(machine())
         time_training(ARGUMENTS)
         time_kernel(ARGUMENTS)

@@ -1,11 +1,17 @@
 """What masks cost: in a step, in a `fit` with gradual pruning, in an update.
 
 KERAS_BACKEND=jax python benchmarks/pruning.py
+KERAS_BACKEND=tensorflow python benchmarks/pruning.py --only "Adam|tf_keras"
+
+Rows with tfmot are of Keras 2, and need tf_keras and
+tensorflow-model-optimization. Each is relative to the plain network of its own
+library.
 """
 
 import argparse
 import re
 
+import _tfmot
 import keras
 import numpy as np
 from _timing import print_head
@@ -42,6 +48,9 @@ def parse_arguments():
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument(
         "--only", default="", help="regular expression of rows, as `a / b`"
+    )
+    parser.add_argument(
+        "--memory", action="store_true", help="the memory of masks instead"
     )
     return parser.parse_args()
 
@@ -149,13 +158,15 @@ def sides(arguments):
             lambda m=make: steps_of(compiled(m(), width), arguments),
             1,
         )
-    yield (
-        f"gradual pruning every {EVERY_STEPS} steps / plain fit, momentum",
-        1.05,
-        lambda: gradual("momentum", arguments),
-        lambda: fit_of(compiled(OPTIMIZERS["momentum"](), width), arguments),
-        2 * EVERY_STEPS,
-    )
+    for name in ("momentum", "Adam"):
+        make = OPTIMIZERS[name]
+        yield (
+            f"gradual pruning every {EVERY_STEPS} steps / plain fit, {name}",
+            1.05,
+            lambda n=name: gradual(n, arguments),
+            lambda m=make: fit_of(compiled(m(), width), arguments),
+            2 * EVERY_STEPS,
+        )
     yield (
         "one update of the masks / plain step, Adam",
         2,
@@ -165,17 +176,108 @@ def sides(arguments):
     )
 
 
-def main():
-    arguments = parse_arguments()
-    print(f"{machine()}, batch {arguments.batch}, width {arguments.width}\n")
-    print_head("ratio", "median", "95% interval", "pairs", "bar")
-    for name, bar, run, baseline, multiple in sides(arguments):
+# Keras 2.
+
+
+def tfmot_net(arguments, schedule=None):
+    return _tfmot.network(PIXELS, arguments.width, schedule)
+
+
+def tfmot_fit(arguments, schedule=None):
+    net = tfmot_net(arguments, schedule)
+    batch = random_batches(arguments.batch, count=1)[0]
+    return lambda steps: _tfmot.fit(net, *batch, steps, schedule is not None)
+
+
+def tfmot_sides(arguments):
+    """The same rows, of the library for Keras 2."""
+    batches = random_batches(arguments.batch)
+
+    def once(sparsity):
+        return _tfmot.once(sparsity, SPARSITY)
+
+    def every(steps):
+        return lambda sparsity: _tfmot.for_ever(sparsity, SPARSITY, steps)
+
+    def plain():
+        return training_steps(tfmot_net(arguments), in_memory(batches))
+
+    yield (
+        "masked by tfmot / plain, Adam, tf_keras",
+        "",
+        lambda: _tfmot.fixed_steps(tfmot_net(arguments, once), batches),
+        plain,
+        1,
+    )
+    yield (
+        f"gradual pruning every {EVERY_STEPS} steps by tfmot / plain fit, "
+        "Adam, tf_keras",
+        "",
+        lambda: tfmot_fit(arguments, every(EVERY_STEPS)),
+        lambda: tfmot_fit(arguments),
+        2 * EVERY_STEPS,
+    )
+    yield (
+        "one update of the masks by tfmot / plain step, Adam, tf_keras",
+        "",
+        lambda: _tfmot.updates(tfmot_net(arguments, every(1)), *batches[0]),
+        plain,
+        1,
+    )
+
+
+def time_sides(arguments):
+    print_head("ratio", "median", "95% interval", "pairs", "at most")
+    for name, bar, run, baseline, multiple in (
+        *sides(arguments),
+        *tfmot_sides(arguments),
+    ):
         if not re.search(arguments.only, name):
             continue
-        run, baseline = run(), baseline()
+        try:
+            run, baseline = run(), baseline()
+        except ImportError as error:
+            print_row(name, error, "", "", bar)
+            continue
         steps = arguments.steps or steps_in_block(baseline, multiple)
         seconds = time_pairs(run, baseline, arguments.pairs, steps)
         print_row(name, *ratio_cells(seconds), bar)
+
+
+# In memory.
+
+
+def bytes_of(variables):
+    return sum(np.asarray(v.numpy()).nbytes for v in variables)
+
+
+def print_memory(arguments):
+    """What masks add, by the arrays themselves."""
+    net = masked("Adam", arguments.width)
+    weights = sum(m.size for m in net.optimizer.masks.values())
+    plain = compiled(OPTIMIZERS["Adam"](), arguments.width)
+    plain.optimizer.build(plain.trainable_variables)
+    added = [
+        bytes_of(optimizer.variables)
+        for optimizer in (net.optimizer, plain.optimizer)
+    ]
+    print_head("masks of", "bytes a weight", "at most")
+    print_row("Masked", f"{(added[0] - added[1]) / weights:.3f}", 1)
+    try:
+        net = tfmot_net(arguments, lambda s: _tfmot.once(s, SPARSITY))
+    except ImportError as error:
+        print_row("tfmot", error, "")
+    else:
+        print_row("tfmot", f"{_tfmot.mask_bytes(net) / weights:.3f}", "")
+
+
+def main():
+    arguments = parse_arguments()
+    print(f"{machine()}, batch {arguments.batch}, width {arguments.width}\n")
+    if arguments.memory:
+        print_memory(arguments)
+    else:
+        time_sides(arguments)
 
 
 if __name__ == "__main__":

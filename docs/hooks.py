@@ -20,9 +20,17 @@ from mkdocs.exceptions import PluginError
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "keras_dlkit"
 
+# With the point or comma after it, which must not begin a line.
 FORMULA = re.compile(
-    r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL
+    r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>([.,;:)]*)',
+    re.DOTALL,
 )
+# As converted, and as browsers space it well: a relation, and norms.
+SYMBOLS = {
+    "<mi>&#x0007E;</mi>": "<mo>&#x0223C;</mo>",
+    ">&#x0007C;</mo>": ' lspace="0" rspace="0">&#x0007C;</mo>',
+    ">&#x02016;</mo>": ' lspace="0" rspace="0">&#x02016;</mo>',
+}
 ANCHOR = re.compile(rf'<h\d id="({PACKAGE}[\w.]*)"')
 HEADING = re.compile(r'(<span class="doc doc-object-name[^>]*>)([\w.]+)<')
 NAME = re.compile(rf"<code>({PACKAGE}(?:\.\w+)+)</code>")
@@ -84,7 +92,13 @@ def formula(match):
     mathml = convert(tex, display="block" if block else "inline")
     if "\\" in html.unescape(mathml):
         raise PluginError(f"A formula has a command that is not known: {tex}")
-    return f'<div class="formula">{mathml}</div>' if block else mathml
+    for converted, spaced in SYMBOLS.items():
+        mathml = mathml.replace(converted, spaced)
+    if block:
+        return f'<div class="formula">{mathml}</div>{match[3]}'
+    if match[3]:
+        return f'<span class="unbroken">{mathml}{match[3]}</span>'
+    return mathml
 
 
 # Docstrings.

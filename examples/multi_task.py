@@ -195,19 +195,28 @@ def errors(model, images, targets):
     return Errors(100 * np.mean(wrong), rms["angle"], 100 * rms["image"])
 
 
-def search(data, epochs, angles, images):
-    """The weights with the least product of errors on validation images.
-
-    The product: relative gains in all tasks count alike.
-    """
-    found = {}
-    for angle, image in itertools.product(angles, images):
-        weights = {"digit": 1.0, "angle": angle, "image": image}
-        model = fit(data, None, 0, epochs, weights)
-        found[angle, image] = np.prod(errors(model, *data.validation))
-        print(f"search {weights}: {found[angle, image]:.1f}", flush=True)
-    angle, image = min(found, key=found.get)
+def loss_weights(angle, image):
     return {"digit": 1.0, "angle": angle, "image": image}
+
+
+def grid(angles, images):
+    return list(itertools.product(angles, images))
+
+
+def validation_error(data, weights, epochs):
+    """The product of errors: relative gains in all tasks count alike."""
+    model = fit(data, None, 0, epochs, weights)
+    return float(np.prod(errors(model, *data.validation)))
+
+
+def search(data, epochs, pairs):
+    """The weights with the least product of errors on validation images."""
+    found = {}
+    for pair in pairs:
+        weights = loss_weights(*pair)
+        found[pair] = validation_error(data, weights, epochs)
+        print(f"search {weights}: {found[pair]:.1f}", flush=True)
+    return loss_weights(*min(found, key=found.get))
 
 
 def report(results, seconds):
@@ -245,12 +254,9 @@ def main(arguments=None):
     data = load()
     found = None
     if "searched" in arguments.only:
-        found = search(
-            data,
-            arguments.epochs,
-            arguments.search,
-            [1e3 * weight for weight in arguments.search],
-        )
+        images = [1e3 * weight for weight in arguments.search]
+        pairs = grid(arguments.search, images)
+        found = search(data, arguments.epochs, pairs)
         print(f"found: {found}")
     results, seconds = {}, {}
     for name in arguments.only:

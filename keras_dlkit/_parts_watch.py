@@ -57,8 +57,9 @@ def with_watch(model, callbacks):
     if not watches:
         return callbacks
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        for watch in watches:
-            watch.set_model(model)
-            callbacks.append(watch)
-        return callbacks
+        # Made anew: what runs in a thread is decided as a list is made, and a
+        # hook of a batch that reads the model must not.
+        return keras.callbacks.CallbackList(
+            [*callbacks.callbacks, *watches], model=model, **callbacks.params
+        )
     return [*tree.flatten(callbacks or []), *watches]

@@ -14,10 +14,21 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import hypothesis
 import keras
 import pytest
 
 BACKEND = keras.config.backend()
+
+
+def pytest_configure(config):
+    """Few examples of each property where slow tests are left out, too."""
+    quick = "not slow" in config.option.markexpr
+    for name, examples in (("quick", 10), ("thorough", 200)):
+        hypothesis.settings.register_profile(
+            name, deadline=None, max_examples=examples, derandomize=quick
+        )
+    hypothesis.settings.load_profile("quick" if quick else "thorough")
 
 
 @pytest.fixture(autouse=True)

@@ -83,6 +83,10 @@ def test_the_site(project):
         # Readable without a network: nothing is fetched from elsewhere.
         assert not re.search(r'<(script|link)[^>]+(src|href)="http', page), name
         assert not re.search(r"\\[(\[]", page), name
+        # A relation, not a letter, and no point or comma that begins a line.
+        assert "<mi>&#x0007E;</mi>" not in page, name
+        ends = len(re.findall("</math>[.,;:)]", page))
+        assert ends == page.count('class="unbroken"'), name
 
 
 @needs_mkdocs

@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+from keras_dlkit.callbacks import _sealed
+
 
 class Checkpoint:
     """`latest.weights.h5` in a folder, replaced in one go.
@@ -18,12 +20,21 @@ class Checkpoint:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_name("next.weights.h5")
         model.save_weights(new)
+        _sealed.seal(new)
         os.replace(new, self.path)
 
     def load(self, model):
         """Whether there was something to load."""
         if not self.path.exists():
             return False
+        try:
+            _sealed.check(self.path)
+        except _sealed.DamagedSave as error:
+            raise _sealed.DamagedSave(
+                "`checkpoint_dir` must hold a checkpoint that is whole. "
+                f"Received: {str(self.path)!r}, which is damaged: {error}. "
+                "Delete it to begin anew."
+            ) from error
         model.load_weights(self.path)
         return True
 

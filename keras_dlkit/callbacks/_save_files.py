@@ -1,6 +1,5 @@
 """Saves in a folder that a kill at any moment leaves whole."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -9,13 +8,11 @@ import warnings
 
 import numpy as np
 
+from keras_dlkit.callbacks import _sealed
+from keras_dlkit.callbacks._sealed import DamagedSave
+
 NAME = re.compile(r"save_(\d{9})\.npz")
-DIGEST = hashlib.sha256().digest_size
 KEPT = 2
-
-
-class DamagedSave(ValueError):
-    """A file that is not what was written."""
 
 
 class SaveFolder:
@@ -35,14 +32,9 @@ class SaveFolder:
         path = self.folder / f"save_{self.last:09d}.npz"
         unfinished = path.with_suffix(".tmp")
         text = np.frombuffer(json.dumps(meta).encode(), "uint8")
-        with open(unfinished, "w+b") as file:
+        with open(unfinished, "wb") as file:
             np.savez(file, meta=text, **arrays)
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").digest()
-            file.seek(0, os.SEEK_END)
-            file.write(digest)
-            file.flush()
-            os.fsync(file.fileno())
+        _sealed.seal(unfinished)
         os.replace(unfinished, path)
         _sync_folder(self.folder)
         for old in self._paths()[:-KEPT]:
@@ -87,13 +79,7 @@ class SaveFolder:
 
 
 def _read(path):
-    with open(path, "rb") as file:
-        content = file.read()
-    if hashlib.sha256(content[:-DIGEST]).digest() != content[-DIGEST:]:
-        raise DamagedSave(
-            f"its {len(content)} bytes are not those that were written "
-            "(SHA-256)"
-        )
+    _sealed.check(path)
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     return json.loads(arrays.pop("meta").tobytes()), arrays

@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+import zlib
 from typing import Any
 
 import keras
@@ -11,6 +12,16 @@ from keras_dlkit.sparsity._encoding import decode
 from keras_dlkit.sparsity.save_compact import FORMAT
 from keras_dlkit.sparsity.save_compact import MANIFEST
 from keras_dlkit.sparsity.save_compact import VERSION
+
+# What `zipfile` raises for bytes that are not those that were written.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    RuntimeError,  # and NotImplementedError
+    ValueError,  # of names that are no text
+)
 
 
 def load_compact(
@@ -32,8 +43,9 @@ def load_compact(
         The model, not compiled, with the same weights bit for bit.
 
     Raises:
-        ValueError: For a file of another kind, and where the weights in the
-            file are not those of the model.
+        OSError: For a file that is not there.
+        ValueError: For a file of another kind or one that is damaged, and
+            where the weights in the file are not those of the model.
 
     State: none.
     Runs: once.
@@ -50,29 +62,54 @@ def load_compact(
     same = dlkit.sparsity.load_compact("model.compact")
     ```
     """
-    if not zipfile.is_zipfile(path):
-        raise ValueError(_expected(path, "another kind of file, or a part"))
-    with zipfile.ZipFile(path) as file:
-        if MANIFEST not in file.namelist():
-            raise ValueError(_expected(path, f"{file.namelist()[:5]} in it"))
-        manifest = json.loads(file.read(MANIFEST))
-        if (manifest.get("format"), manifest.get("version")) != (
-            FORMAT,
-            VERSION,
-        ):
-            raise ValueError(
-                _expected(path, f"version {manifest.get('version')}")
-            )
-        model = keras.saving.deserialize_keras_object(
-            manifest["model"],
-            custom_objects=custom_objects,
-            safe_mode=safe_mode,
-        )
-        _assign(model, manifest["weights"], file)
+    content = _read(path)
+    manifest = _manifest(path, content)
+    model = keras.saving.deserialize_keras_object(
+        manifest["model"],
+        custom_objects=custom_objects,
+        safe_mode=safe_mode,
+    )
+    _assign(model, manifest["weights"], content)
     return model
 
 
-def _assign(model, entries, file):
+def _read(path):
+    """All of the file, before a model is made of any of it."""
+    with open(path, "rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError(
+                _expected(path, "another kind of file, or a part of one, in it")
+            )
+        try:
+            with zipfile.ZipFile(stream) as file:
+                return {name: file.read(name) for name in file.namelist()}
+        except DAMAGE as error:
+            raise ValueError(
+                _expected(path, f"damage in it ({error})")
+            ) from error
+
+
+def _manifest(path, content):
+    if MANIFEST not in content:
+        raise ValueError(_expected(path, f"{list(content)[:5]} in it"))
+    manifest = json.loads(content[MANIFEST])
+    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+        raise ValueError(_expected(path, f"version {manifest.get('version')}"))
+    missing = [
+        name
+        for name in map(_entry, range(len(manifest["weights"])))
+        if name not in content
+    ]
+    if missing:
+        raise ValueError(_expected(path, f"no {missing[:5]} in it"))
+    return manifest
+
+
+def _entry(index):
+    return f"weights/{index}"
+
+
+def _assign(model, entries, content):
     expected = [
         (list(v.shape), keras.backend.standardize_dtype(v.dtype))
         for v in model.weights
@@ -86,7 +123,7 @@ def _assign(model, entries, file):
             "weights in `build`."
         )
     for index, (variable, entry) in enumerate(zip(model.weights, entries)):
-        data = file.read(f"weights/{index}")
+        data = content[_entry(index)]
         variable.assign(
             decode(entry["kind"], data, entry["shape"], entry["dtype"])
         )
@@ -95,5 +132,6 @@ def _assign(model, entries, file):
 def _expected(path, received):
     return (
         "`path` must be a file that `save_compact` wrote, of version "
-        f"{VERSION}. Received: path={str(path)!r}, with {received}"
+        f"{VERSION}. Received: path={str(path)!r}, with {received}. Save the "
+        "model again, or copy the file anew."
     )

@@ -7,6 +7,7 @@ import os
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import keras_dlkit as dlkit
 from keras_dlkit.callbacks import _plain_data
@@ -99,7 +100,7 @@ def tf_data():
 DATA = {
     "arrays": arrays,
     "shuffled_arrays": lambda: arrays(shuffle=True),
-    "arrays_cut_by_steps": lambda: {**arrays(), "steps_per_epoch": 4},
+    "arrays_cut_by_steps": lambda: {**arrays(), "steps_per_epoch": 3},
     "py_dataset": lambda: {"x": Batches(), "shuffle": True},
     "reshuffled_py_dataset": lambda: {"x": Reshuffled(), "shuffle": False},
     "tf_data": tf_data,
@@ -152,9 +153,34 @@ def assert_goes_on(tmp_path, make_data, at, make_callbacks=list, seen=None):
 def test_broken_in_mid_epoch_it_goes_on(kind, tmp_path):
     # Of 6 batches an epoch: 1 of the second epoch is lost, 2 are passed over.
     at, seen = 9, [*range(2, 6), *range(6)]
-    if kind == "arrays_cut_by_steps":  # epochs of 4 batches
-        at, seen = 11, [2, 3]
+    if kind == "arrays_cut_by_steps":  # the second epoch begins with the 4th
+        at, seen = 5, [2, 0, 1, 2]
     assert_goes_on(tmp_path, DATA[kind], at, seen=seen)
+
+
+def test_keras_replays_the_epoch_and_this_does_not(tmp_path):
+    """The number that the documentation gives."""
+
+    def fit(make, at=None):
+        keras.utils.set_random_seed(7)
+        net, (x, y) = network(), registry.data()
+        data = {"x": x[:16], "y": y[:16], "batch_size": 2, "shuffle": False}
+        try:
+            net.fit(**data, epochs=2, verbose=0, callbacks=[Break(at), make()])
+        except KeyboardInterrupt:
+            assert at is not None
+        return int(ops.convert_to_numpy(net.optimizer.iterations))
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "b", save_freq=2)
+
+    def resume():
+        return Resume(tmp_path / "a", save_every_steps=2)
+
+    # Two epochs of 8 batches, broken off after 2 batches of the second.
+    for make, updates in ((backup, 18), (resume, 16)):
+        fit(make, at=10)
+        assert fit(make) == updates
 
 
 def test_broken_before_the_first_save_and_between_epochs(tmp_path):

@@ -19,13 +19,32 @@ from tests.conformance.registry import state
 
 BACKEND = keras.config.backend()
 ROOT = pathlib.Path(__file__).parents[2]
-each_case = pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=[pytest.mark.slow] if case.slow else [])
-        for case in registry.CASES
-    ],
-    ids=lambda case: case.name,
+
+
+def over(names=None):
+    """A test of each case, of which all but `names` may be slow."""
+    return pytest.mark.parametrize(
+        "case",
+        [
+            pytest.param(
+                case,
+                marks=[pytest.mark.slow]
+                if case.slow or (names and case.name not in names)
+                else [],
+            )
+            for case in registry.CASES
+        ],
+        ids=lambda case: case.name,
+    )
+
+
+each_case = over()
+# For what depends on the step, not on the part in it. Where a step is compiled
+# before it runs, `make test` takes one case of each kind of step.
+each_step = over(
+    None
+    if BACKEND == "torch"
+    else ["sam", "sam_every_2", "mix_up", "masked", "pc_grad"]
 )
 
 
@@ -108,7 +127,7 @@ def test_it_changes_the_training(case):
     assert gap > 1e-5
 
 
-@each_case
+@each_step
 def test_mixed_bfloat16(case):
     keras.config.set_dtype_policy("mixed_bfloat16")
     model = attached(case)
@@ -117,7 +136,7 @@ def test_mixed_bfloat16(case):
     assert {w.dtype for w in model.model.trainable_weights} == {"float32"}
 
 
-@each_case
+@each_step
 def test_an_overflow_in_mixed_float16_skips_the_step(case):
     keras.config.set_dtype_policy("mixed_float16")
     scaler = keras.optimizers.LossScaleOptimizer
@@ -141,7 +160,7 @@ def test_an_overflow_in_mixed_float16_skips_the_step(case):
     assert all(np.isfinite(a).all() for a in after)
 
 
-@each_case
+@each_step
 def test_a_loss_scaler_inside_is_one_outside(case):
     keras.config.set_dtype_policy("mixed_float16")
     scaler = keras.optimizers.LossScaleOptimizer
@@ -168,7 +187,7 @@ def test_a_loss_scaler_inside_is_one_outside(case):
         )
 
 
-@each_case
+@each_step
 def test_xla(case):
     if BACKEND != "tensorflow":
         return  # JAX compiles by default; torch.compile is left alone
@@ -182,7 +201,7 @@ def test_xla(case):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@each_case
+@each_step
 def test_steps_per_execution(case):
     if BACKEND == "torch":
         return  # Keras has none there
@@ -193,7 +212,7 @@ def test_steps_per_execution(case):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@each_case
+@each_step
 def test_gradient_accumulation(case):
     inner = keras.optimizers.SGD(
         0.1, momentum=0.5, gradient_accumulation_steps=2
@@ -247,7 +266,7 @@ if BACKEND == "jax":
     def rows(case, start, end):
         return keras.tree.map_structure(lambda t: t[start:end], data(case))
 
-    @each_case
+    @each_step
     def test_the_step_lowers_for_tpu_and_cuda(case):
         model = attached(case)
         fit(model, case, epochs=1)
@@ -263,7 +282,7 @@ if BACKEND == "jax":
         )(arrays, rows(case, 0, 8))
         assert set(exported.platforms) == {"tpu", "cuda", "cpu"}
 
-    @each_case
+    @each_step
     def test_the_traced_choice_is_that_of_the_host(case):
         """`train_step` alone, as a loop of one's own would jit it."""
         host, traced = attached(case), attached(case)

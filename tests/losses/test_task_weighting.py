@@ -208,7 +208,7 @@ def test_all_names_of_an_output_will_do():
 @pytest.mark.parametrize(
     ("loss", "weights", "match"),
     [
-        (["mse"] * 3, None, "each output.*3 losses.*'a', 'b'"),
+        (["mse"] * 3, None, "each output, .*'a', 'b'.*3 losses"),
         ({"p": "mse", "q": "mae"}, [1.0], "each loss.*1.0.*2 losses"),
         (None, None, "must be the outputs"),
         ({"p": "mse", "r": "mse"}, None, "must be the outputs.*'r'"),

@@ -123,7 +123,7 @@ def test_not_decayed(name, tmp_path):
         fit(model, 1)
     weights = model.model.get_weights()
     assert values(model.parts[0])["a"] == pytest.approx(2.0, abs=1e-3)
-    assert np.abs(weights[0]).max() < 0.95 * np.abs(before[0]).max()
+    assert np.abs(weights[0]).max() < 0.98 * np.abs(before[0]).max()
     if name not in ("all", "multi", "chosen"):  # what the user excluded
         np.testing.assert_allclose(weights[1], before[1], atol=1e-3)
 
