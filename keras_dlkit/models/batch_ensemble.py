@@ -10,6 +10,7 @@ from keras import tree
 from keras_dlkit import _checks
 from keras_dlkit import _keras
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
 from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
 from keras_dlkit.attach import _bound
@@ -17,6 +18,7 @@ from keras_dlkit.models import _averages
 from keras_dlkit.models import _conversion
 from keras_dlkit.models import _independent_batches
 from keras_dlkit.models import _member_losses
+from keras_dlkit.ops.batch_ensemble import WEN
 from keras_dlkit.optimizers.learning_rate_multiplier import (
     LearningRateMultiplier,
 )
@@ -26,6 +28,7 @@ MEMBER_BATCHES = ("tile", "split", "independent")
 
 
 @export
+@cites(WEN)
 class BatchEnsemble(keras.Model):
     r"""An ensemble of networks in little more than the memory of one.
 
