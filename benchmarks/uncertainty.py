@@ -9,13 +9,13 @@ likelihood and calibration. Then a regression on the diabetes data of
 scikit-learn.
 
 Stem, blocks, head and noise (that for SVHN) are those of SDE-Net's paper (Kong
-et al., 2020), smaller: 16 channels. The unknown is in training the inputs with Gaussian noise,
-never the images that it is tested on. BatchEnsemble has the random signs of its
-paper, and half the learning rate for fast weights. The same for all: Adam with
-a cosine from 3e-3, batches of 32, the epochs. That is not the papers' SGD with
-steps down, and not their noise for MNIST (20, then 500), which need their 40
-epochs of 60,000 images: that was chosen by accuracy on training images of
-Fashion-MNIST that were held out.
+et al., 2020), smaller: 16 channels. The unknown is in training the inputs with
+Gaussian noise, never the images that it is tested on. BatchEnsemble has the
+random signs of its paper, and half the learning rate for fast weights. The same
+for all: Adam with a cosine from 3e-3, batches of 32, the epochs. That is not
+the papers' SGD with steps down, and not their noise for MNIST (20, then 500),
+which need their 40 epochs of 60,000 images: it was chosen by accuracy on
+training images of Fashion-MNIST that were held out.
 
 Each training is written to files as it ends: a run that was stopped goes on
 after it. `--report` prints what there is.
