@@ -390,7 +390,7 @@ class BatchEnsemble(keras.Model):
         if "_members" not in vars(self):
             vars(self)["_members"] = Members(self)
         outputs = self._members.predict(x, **{"verbose": 0, **kwargs})
-        return tree.mapstructure(lambda t: np.moveaxis(t, 1, 0), outputs)
+        return tree.map_structure(lambda t: np.moveaxis(t, 1, 0), outputs)
 
     def fold(self, average: bool = False):
         """Plain models of Keras with the same outputs.
@@ -411,13 +411,13 @@ class BatchEnsemble(keras.Model):
         if not average:
             return members
         inputs = self._new_inputs()
-        outputs = tree.mapstructure(
+        outputs = tree.map_structure(
             lambda *t: ops.stack(t, axis=1), *(m(inputs) for m in members)
         )
         return keras.Model(inputs, self._averaged(outputs))
 
     def _new_inputs(self):
-        return tree.mapstructure(
+        return tree.map_structure(
             lambda t: keras.Input(
                 batch_shape=t.shape, dtype=t.dtype, name=t.name
             ),
