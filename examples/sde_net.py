@@ -21,7 +21,7 @@ these: training images under heavy noise.
 
 The noise is that of the paper for house numbers: 1 in training, 50 in
 inference. The learning rate was fixed on training images that were held out;
-the test images are looked at once, with the weights of the last epoch.
+the tables are of the weights of the last epoch.
 
 ```bash
 python examples/sde_net.py

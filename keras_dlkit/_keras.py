@@ -7,6 +7,7 @@ them has moved, that test fails and says which.
 import inspect
 
 import keras
+from keras.src.backend.common import masking
 from keras.src.trainers import compile_utils
 
 
@@ -50,11 +51,12 @@ def held_metrics(model):
 
 def get_mask(tensor):
     """The mask that Keras keeps beside a tensor, or `None`."""
-    return getattr(tensor, "_keras_mask", None)
+    # Not the attribute: tensors that JAX traces have none.
+    return masking.get_keras_mask(tensor)
 
 
 def set_mask(tensor, mask):
-    tensor._keras_mask = mask
+    masking.set_keras_mask(tensor, mask)
 
 
 def share_compiled_state(source, target):

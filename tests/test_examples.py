@@ -471,3 +471,36 @@ def test_sde_net_refuses_less_than_a_batch(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         load("sde_net").main(["--train-size=10"])
     assert "at least" in capsys.readouterr().err
+
+
+# batch_ensemble.py
+
+
+def test_batch_ensemble_prints_a_table_and_draws(monkeypatch, capsys, tmp_path):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    script = load("batch_ensemble")
+    names = ["one network", 'BatchEnsemble, "split"']
+    script.main(
+        ["--seeds=1", "--epochs=1", f"--out={tmp_path}", "--only", *names]
+    )
+    printed = capsys.readouterr().out
+    for name in names:
+        assert re.search(rf"^\| {name} +\| \d[^|]+\| \d", printed, re.M)
+    one, ensemble = (
+        int(found.replace(",", ""))
+        for found in re.findall(r"\| (\d+,\d+) ", printed)
+    )
+    assert one < ensemble < 1.1 * one
+    picture = imread(tmp_path / "batch_ensemble.png")
+    assert min(picture.shape[:2]) > 400
+    assert picture[..., :3].std() > 0.01
+
+
+def test_batch_ensemble_has_digits_that_are_unknown(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    data = load("batch_ensemble").load()
+    labels = [*data.train[1], *data.test[1]]
+    assert sorted(set(labels)) == list(range(8))
+    assert len(labels) + len(data.unknown) == 1797
+    seen = {image.tobytes() for image in data.train[0]}
+    assert not any(image.tobytes() in seen for image in data.unknown)

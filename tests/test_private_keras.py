@@ -10,6 +10,7 @@ import re
 import threading
 
 import keras
+import numpy as np
 import pytest
 from keras import ops
 
@@ -228,6 +229,17 @@ def test_masks_are_where_layers_look_for_them():
     _keras.set_mask(x, mask)
     mean = keras.layers.GlobalAveragePooling1D()(x)
     assert float(ops.convert_to_numpy(mean)[0, 0]) == 1.0
+
+
+def test_masks_stay_with_tensors_that_are_traced():
+    class Marked(keras.layers.Layer):
+        def call(self, x):
+            _keras.set_mask(x, x[..., 0] > 0)
+            return ops.cast(_keras.get_mask(x), "float32")
+
+    model = keras.Sequential([keras.Input((2, 1)), Marked()])
+    x = np.array([[[1.0], [0.0]]])
+    assert model.predict(x, verbose=0).tolist() == [[1.0, 0.0]]
 
 
 def test_each_helper_has_its_canary():

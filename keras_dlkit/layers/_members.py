@@ -7,13 +7,17 @@ import numpy as np
 from keras import ops
 
 from keras_dlkit import _checks
+from keras_dlkit._papers import cites
 from keras_dlkit.layers import _fast_draws
+from keras_dlkit.ops.batch_ensemble import GORISHNIY
+from keras_dlkit.ops.batch_ensemble import WEN
 from keras_dlkit.ops.batch_ensemble import batch_ensemble
 
 # The weights of which each member has its own, with an axis of members first.
 OWN = ("bias", "gamma", "beta", "scale", "moving_mean", "moving_variance")
 
 
+@cites(WEN)
 class MemberLayer:
     """Mixed in before a layer of Keras, whose small weights it multiplies.
 
@@ -93,6 +97,7 @@ class MemberLayer:
             variable.assign(np.array(value, "float32"))
 
 
+@cites(GORISHNIY, when=lambda layer: layer.fast_initializer == "tabm")
 class FastLayer(MemberLayer):
     """A `MemberLayer` with a kernel, which members share, and fast weights."""
 

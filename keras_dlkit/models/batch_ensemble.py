@@ -10,6 +10,7 @@ from keras import tree
 from keras_dlkit import _checks
 from keras_dlkit import _keras
 from keras_dlkit._export import export
+from keras_dlkit._papers import cites
 from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
 from keras_dlkit.attach import _bound
@@ -17,6 +18,11 @@ from keras_dlkit.models import _averages
 from keras_dlkit.models import _conversion
 from keras_dlkit.models import _independent_batches
 from keras_dlkit.models import _member_losses
+from keras_dlkit.models._members import Members
+from keras_dlkit.models._members import structure
+from keras_dlkit.models._members import tiled
+from keras_dlkit.models._members import with_mask
+from keras_dlkit.ops.batch_ensemble import WEN
 from keras_dlkit.optimizers.learning_rate_multiplier import (
     LearningRateMultiplier,
 )
@@ -26,6 +32,7 @@ MEMBER_BATCHES = ("tile", "split", "independent")
 
 
 @export
+@cites(WEN)
 class BatchEnsemble(keras.Model):
     r"""An ensemble of networks in little more than the memory of one.
 
@@ -203,14 +210,14 @@ class BatchEnsemble(keras.Model):
     def of_members(self, inputs, training=False):
         """Outputs of shape `(rows, members, ...)`."""
         members = self.ensemble_size
-        tiled = map_leaves(lambda t: _tiled(t, members), inputs)
-        outputs = self.network(tiled, training=training)
+        rows = map_leaves(lambda t: tiled(t, members), inputs)
+        outputs = self.network(rows, training=training)
 
         def by_row(t):
             t = ops.reshape(t, (members, -1, *ops.shape(t)[1:]))
             return ops.transpose(t, (1, 0, *range(2, len(t.shape))))
 
-        return map_leaves(lambda t: _with_mask(by_row, t), outputs)
+        return map_leaves(lambda t: with_mask(by_row, t), outputs)
 
     def _of_parts(self, inputs):
         """Outputs of the rows, each by the member that it belongs to."""
@@ -223,7 +230,7 @@ class BatchEnsemble(keras.Model):
         indices = ops.arange(count, dtype="int32") % rows
         padded = map_leaves(lambda t: ops.take(t, indices, axis=0), inputs)
         outputs = self.network(padded, training=True)
-        return map_leaves(lambda t: _with_mask(lambda t: t[:rows], t), outputs)
+        return map_leaves(lambda t: with_mask(lambda t: t[:rows], t), outputs)
 
     def _averaged(self, outputs):
         """The average of outputs `(rows, members, ...)`."""
@@ -280,7 +287,7 @@ class BatchEnsemble(keras.Model):
             for t in (y, sample_weight)
         )
         y_pred = map_leaves(
-            lambda t: _with_mask(
+            lambda t: with_mask(
                 lambda t: ops.reshape(t, (-1, *ops.shape(t)[2:])), t
             ),
             y_pred,
@@ -291,7 +298,7 @@ class BatchEnsemble(keras.Model):
         total = 0.0
         for member in range(self.ensemble_size):
             own = map_leaves(
-                lambda t: _with_mask(lambda t: t[:, member], t),  # noqa: B023
+                lambda t: with_mask(lambda t: t[:, member], t),  # noqa: B023
                 y_pred,
             )
             total += super().compute_loss(x, y, own, sample_weight, training)
@@ -381,7 +388,7 @@ class BatchEnsemble(keras.Model):
         """
         # Not as an attribute of the model, which would save it.
         if "_members" not in vars(self):
-            vars(self)["_members"] = _Members(self)
+            vars(self)["_members"] = Members(self)
         outputs = self._members.predict(x, **{"verbose": 0, **kwargs})
         return tree.map_structure(lambda t: np.moveaxis(t, 1, 0), outputs)
 
@@ -414,7 +421,7 @@ class BatchEnsemble(keras.Model):
             lambda t: keras.Input(
                 batch_shape=t.shape, dtype=t.dtype, name=t.name
             ),
-            _structure(self.network, "input"),
+            structure(self.network, "input"),
         )
 
     # What people ask of a network.
@@ -457,7 +464,7 @@ class BatchEnsemble(keras.Model):
         """What `compile` said, for a model that is loaded without it."""
         if not self.compiled or self.average is not None:
             return self.average
-        kinds = self._kinds(_structure(self.network, "output"))
+        kinds = self._kinds(structure(self.network, "output"))
         return kinds[0] if len(set(kinds)) == 1 else kinds
 
     @classmethod
@@ -467,43 +474,3 @@ class BatchEnsemble(keras.Model):
             config.pop("model"), custom_objects=custom_objects
         )
         return cls(network, convert=False, **config)
-
-
-class _Members(keras.Model):
-    """The network of an ensemble, with the outputs of all members."""
-
-    def __init__(self, ensemble):
-        super().__init__(
-            dtype=ensemble.dtype_policy,
-            autocast=False,
-            name=f"members_of_{ensemble.name}",
-        )
-        self.network = ensemble.network
-        vars(self)["ensemble"] = ensemble
-        self.built = True
-
-    def call(self, inputs):
-        return self.ensemble.of_members(inputs)
-
-
-def _structure(network, side):
-    """The symbolic `"input"` or `"output"` of a network."""
-    if isinstance(network, keras.Sequential):
-        return getattr(network, f"{side}s")[0]
-    return getattr(network, side)
-
-
-def _tiled(t, members):
-    def tile(t):
-        return ops.tile(t, (members, *(1,) * (len(t.shape) - 1)))
-
-    return _with_mask(tile, t)
-
-
-def _with_mask(function, t):
-    """`function` of a tensor, and of the mask that it carries."""
-    result = function(t)
-    mask = _keras.get_mask(t)
-    if mask is not None:
-        _keras.set_mask(result, function(mask))
-    return result

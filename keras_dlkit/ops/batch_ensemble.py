@@ -5,7 +5,28 @@ from collections.abc import Sequence
 
 from keras import ops
 
+from keras_dlkit._papers import Paper
+from keras_dlkit._papers import cites
 
+WEN = Paper(
+    title="BatchEnsemble: An Alternative Approach to Efficient Ensemble and "
+    "Lifelong Learning",
+    author="Yeming Wen and Dustin Tran and Jimmy Ba",
+    year=2020,
+    venue="International Conference on Learning Representations",
+    arxiv="2002.06715",
+)
+GORISHNIY = Paper(
+    title="TabM: Advancing Tabular Deep Learning with Parameter-Efficient "
+    "Ensembling",
+    author="Yury Gorishniy and Akim Kotelnikov and Artem Babenko",
+    year=2025,
+    venue="International Conference on Learning Representations",
+    arxiv="2410.24210",
+)
+
+
+@cites(WEN)
 def batch_ensemble(
     inputs,
     function: Callable,
@@ -57,6 +78,9 @@ def batch_ensemble(
     y = dlkit.ops.batch_ensemble(x, lambda x: x @ kernel, r, s)
     assert y.shape == (32, 3)
     ```
+
+    References:
+        - [Wen et al., 2020](https://arxiv.org/abs/2002.06715)
     """
     members, terms = input_scales.shape[:2]
     check_rows(inputs, members)
