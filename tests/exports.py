@@ -42,8 +42,7 @@ def as_layer(model, folder):
     layer = keras.layers.TFSMLayer(
         saved_model(model, folder), call_endpoint="serve"
     )
-    x = keras.Input(model.input_shape[1:])
-    return keras.Model(x, layer(x))
+    return keras.Sequential([layer])
 
 
 def by_onnxruntime(model, folder):

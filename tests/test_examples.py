@@ -414,3 +414,30 @@ def test_multi_task_has_a_test_set_apart(monkeypatch):
     clean = {t.tobytes() for t in data.train[1]["image"]}
     assert not any(t.tobytes() in clean for t in targets["image"])
     assert np.abs(targets["angle"]).max() <= 45
+
+
+# reuse.py
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of the converters
+def test_reuse_serves_what_it_trained(tmp_path, capsys):
+    script = load("reuse")
+    script.main(["--epochs=1", f"--out={tmp_path}"])
+    printed = capsys.readouterr().out
+    served = re.findall(r"^(\S+): differs by (\S+)$", printed, re.M)
+    assert all(float(gap) < 1e-5 for _, gap in served)
+    names = [name for name, _ in served]
+    assert "net.keras-by_keras" in names
+    for form in script.FORMS[keras.config.backend()]:
+        file = script.FILES[form]
+        missing = script.missing(form)
+        assert bool(missing) is not any(n.startswith(file) for n in names)
+        assert (f"{form}: pip install" in printed) is bool(missing)
+
+
+def test_reuse_reads_without_this_package():
+    """The reader would fail if a file needed it."""
+    reader = load("reuse").READER
+    assert 'sys.modules["keras_dlkit"] = None' in reader
+    assert reader.count("keras_dlkit") == 1
