@@ -14,9 +14,9 @@ a stranger would: in a process that has no keras_dlkit. All give the same
 predictions.
 
 ```bash
-pip install tensorflow tensorflow_hub onnx onnxruntime tf2onnx ai-edge-litert
+pip install "keras_dlkit[examples,export,tensorflow,torch]"
 python examples/reuse.py
-KERAS_BACKEND=torch python examples/reuse.py  # also: pip install onnxscript
+KERAS_BACKEND=torch python examples/reuse.py
 ```
 
 A form whose package is not installed is left out, and said to be.
@@ -193,7 +193,8 @@ WAYS = {
     "net.onnx": [by_onnxruntime],
     "net.tflite": [by_litert],
 }
-if importlib.util.find_spec("tensorflow_hub"):
+# tensorflow_hub 0.16 needs pkg_resources, which setuptools 82 has not.
+if all(map(importlib.util.find_spec, ["tensorflow_hub", "pkg_resources"])):
     WAYS["saved_model"].append(by_tensorflow_hub)
 
 x = np.load("x.npy")

@@ -141,7 +141,8 @@ WAYS = {
 }[BACKEND]
 NEEDS = {
     by_tensorflow: ("tensorflow",),
-    by_tensorflow_hub: ("tensorflow", "tensorflow_hub"),
+    # tensorflow_hub 0.16 imports pkg_resources, which setuptools 82 has not.
+    by_tensorflow_hub: ("tensorflow", "tensorflow_hub", "pkg_resources"),
     as_layer: ("tensorflow",),
     by_onnxruntime: ("onnx", "onnxruntime")
     + (("onnxscript",) if BACKEND == "torch" else ("tf2onnx",)),
