@@ -179,7 +179,10 @@ def regularized(net):
 
 def weighted(arguments, make=None):
     net = two_tasks(arguments)
-    return compiled(dlkit.attach(net, make()) if make else net, one_hot=True)
+    model = dlkit.attach(net, make()) if make else net
+    # Without metrics: `compiled` has one for a single output.
+    model.compile(sgd(), keras.losses.CategoricalCrossentropy(from_logits=True))
+    return model
 
 
 def weighting(make):
