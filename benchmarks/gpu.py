@@ -181,7 +181,8 @@ def weighted(arguments, make=None):
     net = two_tasks(arguments)
     model = dlkit.attach(net, make()) if make else net
     # Without metrics: `compiled` has one for a single output.
-    model.compile(sgd(), keras.losses.CategoricalCrossentropy(from_logits=True))
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(sgd(), {"a": loss, "b": loss})
     return model
 
 
