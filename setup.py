@@ -21,6 +21,16 @@ EXTRAS = {
     "examples": ["scikit-learn>=1.5", "matplotlib>=3.9"],
     # KerasHub needs TensorFlow (through tensorflow-text) on every backend.
     "hub": ["keras-hub>=0.25"],
+    # What a SavedModel, ONNX and LiteRT are written with and served by.
+    "export": [
+        "ai-edge-litert>=2.0",
+        "onnx>=1.18",
+        "onnxruntime>=1.20",
+        "onnxscript>=0.5",
+        "setuptools<81",  # tensorflow_hub imports pkg_resources
+        "tensorflow-hub>=0.16",
+        "tf2onnx>=1.16",
+    ],
     "notebook": ["ipykernel>=6.29", "nbclient>=0.10"],
     "lint": ["mypy>=1.18", "ruff>=0.14"],
     "docs": [

@@ -109,6 +109,13 @@ def torch_peak_bytes(model, source):
     return resident + _highest_sum(_allocations(log))
 
 
+def torch_allocated_bytes():
+    """What lies on the CUDA device now; 0 where there is none."""
+    import torch
+
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
+
 def _allocations(log):
     """Bytes allocated (or, below 0, freed), in the order of time."""
     with tempfile.TemporaryDirectory() as folder:

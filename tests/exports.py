@@ -42,8 +42,7 @@ def as_layer(model, folder):
     layer = keras.layers.TFSMLayer(
         saved_model(model, folder), call_endpoint="serve"
     )
-    x = keras.Input(model.input_shape[1:])
-    return keras.Model(x, layer(x))
+    return keras.Sequential([layer])
 
 
 def by_onnxruntime(model, folder):
@@ -142,7 +141,8 @@ WAYS = {
 }[BACKEND]
 NEEDS = {
     by_tensorflow: ("tensorflow",),
-    by_tensorflow_hub: ("tensorflow", "tensorflow_hub"),
+    # tensorflow_hub 0.16 imports pkg_resources, which setuptools 82 has not.
+    by_tensorflow_hub: ("tensorflow", "tensorflow_hub", "pkg_resources"),
     as_layer: ("tensorflow",),
     by_onnxruntime: ("onnx", "onnxruntime")
     + (("onnxscript",) if BACKEND == "torch" else ("tf2onnx",)),

@@ -504,3 +504,30 @@ def test_batch_ensemble_has_digits_that_are_unknown(monkeypatch):
     assert len(labels) + len(data.unknown) == 1797
     seen = {image.tobytes() for image in data.train[0]}
     assert not any(image.tobytes() in seen for image in data.unknown)
+
+
+# reuse.py
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of the converters
+def test_reuse_serves_what_it_trained(tmp_path, capsys):
+    script = load("reuse")
+    script.main(["--epochs=1", f"--out={tmp_path}"])
+    printed = capsys.readouterr().out
+    served = re.findall(r"^(\S+): differs by (\S+)$", printed, re.M)
+    assert all(float(gap) < 1e-5 for _, gap in served)
+    names = [name for name, _ in served]
+    assert "net.keras-by_keras" in names
+    for form in script.FORMS[keras.config.backend()]:
+        file = script.FILES[form]
+        missing = script.missing(form)
+        assert bool(missing) is not any(n.startswith(file) for n in names)
+        assert (f"{form}: pip install" in printed) is bool(missing)
+
+
+def test_reuse_reads_without_this_package():
+    """The reader would fail if a file needed it."""
+    reader = load("reuse").READER
+    assert 'sys.modules["keras_dlkit"] = None' in reader
+    assert reader.count("keras_dlkit") == 1

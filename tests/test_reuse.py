@@ -62,12 +62,57 @@ def trained(change):
     return model
 
 
+def sde_net():
+    """Trained to tell what it knows; served, it gives its mean prediction."""
+    keras.utils.set_random_seed(3)
+    stem = [
+        keras.Input((6, 6, 1)),
+        layers.Conv2D(4, 3),
+        layers.GroupNormalization(2),
+    ]
+    model = dlkit.models.SDENet(
+        keras.Sequential(stem),
+        sde_block(),
+        keras.Sequential([layers.Flatten(), layers.Dense(CLASSES)]),
+        seed=1,
+    )
+    logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", logits)
+    model.fit(*images(), verbose=0)
+    return model
+
+
+def sde_block():
+    pooled = [layers.GlobalAveragePooling2D(), layers.Dense(1, "sigmoid")]
+    return dlkit.layers.SDEBlock(
+        layers.Conv2D(4, 3, padding="same"),
+        keras.Sequential(pooled),
+        num_steps=3,
+        t_end=1.0,
+        seed=1,
+    )
+
+
+def with_sde_block(net):
+    """After the first layer of the network."""
+    first, *rest = net.layers
+    return keras.Sequential([keras.Input((6, 6, 1)), first, sde_block(), *rest])
+
+
+def as_ensemble(net):
+    return dlkit.models.BatchEnsemble(net, 2, seed=0)
+
+
 # Components that live in the network: a row each. They need keras_dlkit to be
 # loaded from `.keras`, and nothing where they are served.
 COMPONENTS = {
     "Supermask": lambda: trained(
         lambda net: dlkit.sparsity.supermask(net, 0.5, seed=0)
     ),
+    "SDEBlock": lambda: trained(with_sde_block),
+    "SDENet": sde_net,
+    "BatchEnsemble": lambda: trained(as_ensemble),
+    "BatchEnsemble.fold": lambda: trained(as_ensemble).fold(average=True),
 }
 # Ways that a component cannot go, and what to do instead.
 CLOSED = {

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import keras
 
 # What the run of a case is compared with: the run on one device ...
+TESTED = "tested"  # that one itself
 EQUAL = "equal"  # on the same global batches
 PER_REPLICA = "equal by replica"  # with the rows as the replicas cut them
 RUNS = "runs"  # not at all, for each replica draws for itself
@@ -99,9 +100,17 @@ MODES = {
     )
 }
 
+ONE_DEVICE = [
+    Mode("one_device", "one device", backend, one_device, 1)
+    for backend in ("tensorflow", "jax", "torch")
+]
+ALL = [*ONE_DEVICE, *MODES.values()]
+
 
 def promise(case, mode):
     """On JAX a step is compiled for the global batch, whatever is in it."""
+    if mode in ONE_DEVICE:
+        return TESTED
     if mode.backend == "jax":
         return EQUAL
     if case.draws:
