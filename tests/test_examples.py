@@ -419,12 +419,18 @@ def test_multi_task_has_a_test_set_apart(monkeypatch):
 
 # sde_net.py
 
+# What is compiled takes long: torch does not compile.
+COMPILES = [] if keras.config.backend() == "torch" else [pytest.mark.slow]
 
-def test_sde_net_writes_a_table_and_a_picture(tmp_path, monkeypatch, capsys):
+
+@pytest.mark.parametrize("width", [pytest.param(8, marks=COMPILES)])
+def test_sde_net_writes_a_table_and_a_picture(
+    tmp_path, monkeypatch, capsys, width
+):
     monkeypatch.syspath_prepend(EXAMPLES)
     script = load("sde_net")
     monkeypatch.setattr(script, "NUM_STEPS", 2)
-    sizes = ["--train-size=64", "--test-size=20", "--width=8"]
+    sizes = ["--train-size=64", "--test-size=20", f"--width={width}"]
     script.main(["--seeds=1", "--epochs=1", *sizes, f"--out={tmp_path}"])
     results = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert results in capsys.readouterr().out
