@@ -27,7 +27,7 @@ from keras_dlkit._parts_watch import with_watch
 from keras_dlkit._random_state import RandomState
 from keras_dlkit._recorded_loss import given
 from keras_dlkit._recorded_loss import noting
-from keras_dlkit._train_step import TrainStep
+from keras_dlkit._train_step.chosen import TrainStep
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
