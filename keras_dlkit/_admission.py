@@ -103,7 +103,8 @@ def check_parts(parts, model):
     if len(weightings) > 1:
         raise ValueError(
             "`attach` takes one task weighting at most: there is one loss to "
-            f"minimise. Received: {[type(w).__name__ for w in weightings]}"
+            f"minimise. Received: {[type(w).__name__ for w in weightings]}. "
+            "Pass one of them."
         )
     if weightings and delegates(model):
         raise ValueError(
@@ -126,7 +127,8 @@ def check_parts(parts, model):
         raise TypeError(
             "A part of `attach` must be a `keras_dlkit.layers.BatchPart`, such "
             "as `MixUp`, a `keras_dlkit.losses.TaskWeighting` or a "
-            "`keras_dlkit.regularizers.WeightPenalty`. "
+            "`keras_dlkit.regularizers.WeightPenalty`. Pass objects, one by "
+            "one: `attach(model, MixUp(0.2), CutOut())`. "
             f"Received: {part!r} of type {type(part)}"
         )
 

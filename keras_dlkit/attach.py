@@ -22,13 +22,14 @@ from keras_dlkit._admission import drop_second_scaler
 from keras_dlkit._admission import is_hub_task
 from keras_dlkit._admission import own
 from keras_dlkit._admission import takes_training
+from keras_dlkit._answers import Answers
 from keras_dlkit._export import export
 from keras_dlkit._hidden_mixing import HiddenMixing
 from keras_dlkit._parts_watch import with_watch
 from keras_dlkit._random_state import RandomState
 from keras_dlkit._recorded_loss import given
 from keras_dlkit._recorded_loss import noting
-from keras_dlkit._train_step import TrainStep
+from keras_dlkit._train_step.chosen import TrainStep
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
@@ -136,8 +137,13 @@ def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
     ```
     """
     model = model_or_path
-    if not isinstance(model, keras.Model):
+    if isinstance(model, (str, os.PathLike)):
         model = keras.saving.load_model(model)
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`detach` takes what `attach` returned, or the path of a `.keras` "
+            f"file. Received: {model!r} of type {type(model)}"
+        )
     strip_energies(model)
     if not isinstance(model, Attached):
         _plain.unwrap_optimizer(model)
@@ -150,7 +156,7 @@ def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
 
 
 @export
-class Attached(TrainStep, keras.Model):
+class Attached(TrainStep, Answers, keras.Model):
     """What `attach` returns: your model with a training step of parts.
 
     Make it with `keras_dlkit.attach`. `.model` is your model, `.parts` the
@@ -402,39 +408,6 @@ class Attached(TrainStep, keras.Model):
             if y is not None:
                 part.check_targets(y)
 
-    # What people ask of a network.
-
-    @property
-    def layers(self):
-        return self.model.layers
-
-    def get_layer(self, name=None, index=None):
-        return self.model.get_layer(name=name, index=index)
-
-    def summary(self, *args, **kwargs):
-        return self.model.summary(*args, **kwargs)
-
-    def count_params(self):
-        return self.model.count_params()
-
-    def export(self, *args, **kwargs):
-        return self.model.export(*args, **kwargs)
-
-    def quantize(self, *args, **kwargs):
-        result = self.model.quantize(*args, **kwargs)
-        self._forget_functions()
-        return result
-
-    def enable_lora(self, *args, **kwargs):
-        result = self.model.enable_lora(*args, **kwargs)
-        self._forget_functions()
-        return result
-
-    def _forget_functions(self):
-        self.train_function = None
-        self.test_function = None
-        self.predict_function = None
-
     # Saving.
 
     def load_weights(self, *args, **kwargs):
@@ -487,26 +460,3 @@ def _bound(method, model, args, kwargs):
     bound.apply_defaults()
     bound.arguments.pop("self")
     return bound.arguments
-
-
-def _answered_by_model(name):
-    def get(self):
-        if hasattr(self.model, name):
-            return getattr(self.model, name)
-        # A Sequential has no `input` and `output`: those of the graph, if
-        # there is one, in which this model is a layer.
-        return getattr(super(Attached, self), name)
-
-    return property(get)
-
-
-for _name in (
-    "inputs",
-    "outputs",
-    "input",
-    "output",
-    "output_names",
-    "input_shape",
-    "output_shape",
-):
-    setattr(Attached, _name, _answered_by_model(_name))

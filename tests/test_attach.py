@@ -10,25 +10,11 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from tests import zoo
+from tests.running import assert_same
+from tests.running import run
+from tests.running import weights_of
 
 MOMENTUM = {"learning_rate": 0.1, "momentum": 0.9}
-
-
-def run(model, data, epochs=2):
-    history = model.fit(
-        **data, batch_size=8, epochs=epochs, shuffle=False, verbose=0
-    )
-    return history.history
-
-
-def weights_of(model):
-    return [ops.convert_to_numpy(v) for v in model.weights]
-
-
-def assert_same(a, b):
-    assert len(a) == len(b)
-    for x, y in zip(a, b):
-        np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
@@ -163,90 +149,6 @@ def test_detach_of_a_plain_model():
     assert dlkit.detach(net) is net
 
 
-# Answers for the network.
-
-
-def test_it_answers_for_the_network(capsys):
-    net, _, _ = zoo.make("list_in_list_out")
-    model = dlkit.attach(net)
-    assert model.layers == net.layers
-    assert model.get_layer("kind") is net.get_layer("kind")
-    assert model.get_layer(index=0) is net.layers[0]
-    for name in ("inputs", "outputs", "output_names"):
-        assert getattr(model, name) is getattr(net, name) or getattr(
-            model, name
-        ) == getattr(net, name)
-    assert model.input_shape == net.input_shape
-    assert model.output_shape == net.output_shape
-    assert model.count_params() == net.count_params()
-    model.summary()
-    attached_summary = capsys.readouterr().out
-    net.summary()
-    assert attached_summary == capsys.readouterr().out
-
-
-def test_quantize_and_lora():
-    net = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
-    model = dlkit.attach(net)
-    with pytest.warns(UserWarning, match="InputLayer"):  # as Keras does
-        model.quantize("int8")
-    assert net.layers[0].quantization_mode == "int8"
-    model.predict(zoo.rows(), verbose=0)
-
-    class Adaptable(keras.Sequential):
-        def enable_lora(self, rank):
-            self.layers[0].enable_lora(rank)
-
-    net = Adaptable([keras.Input((4,)), layers.Dense(3)])
-    model = dlkit.attach(net)
-    model.enable_lora(2)
-    assert len(net.trainable_variables) == 3
-    model.compile(dlkit.optimizers.SAM("sgd"), "mse")
-    model.fit(zoo.rows(), zoo.rows(3), verbose=0)
-
-
-def test_functional_use_of_an_attached_model():
-    net, data, _ = zoo.make("sequential")
-    model = dlkit.attach(net)
-    x = ops.convert_to_tensor(data["x"])
-    assert_same(
-        [ops.convert_to_numpy(model(x))], [ops.convert_to_numpy(net(x))]
-    )
-
-
-class Watched(keras.layers.Layer):
-    """A layer with a metric of its own."""
-
-    def __init__(self, name):
-        super().__init__()
-        self.inner = keras.layers.Dense(3)
-        self.size = keras.metrics.Mean(name=name)
-
-    def call(self, x):
-        y = self.inner(x)
-        self.size.update_state(ops.mean(ops.abs(y)))
-        return y
-
-
-def test_metrics_inside_of_the_network_are_those_of_keras():
-    if keras.config.backend() == "jax":
-        return  # `fit` of Keras itself fails where a `call` updates a metric
-    logs = []
-    for wrap in (lambda net: net, dlkit.attach):
-        keras.utils.set_random_seed(0)
-        layers = [keras.Input((4,)), Watched("inner")]
-        layers = [layers[0], keras.Sequential(layers), Watched("outer")]
-        model = wrap(keras.Sequential(layers))
-        model.compile("sgd", "mse")
-        history = model.fit(zoo.rows(), zoo.rows(3), verbose=0).history
-        evaluated = model.evaluate(
-            zoo.rows(), zoo.rows(3), verbose=0, return_dict=True
-        )
-        logs.append((history, evaluated))
-    assert logs[0] == logs[1]
-    assert "outer" in logs[0][0]
-
-
 def test_a_detached_model_has_no_energies():
     energy = dlkit.regularizers.HypersphericalEnergy(0.5)
     l2 = keras.regularizers.L2(0.25)
@@ -340,117 +242,6 @@ def test_a_wrong_weights_file_is_an_error(tmp_path):
     other = dlkit.attach(net)
     with pytest.raises(ValueError, match="random state"):
         other.load_weights(tmp_path / "a.weights.h5")
-
-
-# Refusals.
-
-
-class OwnStep(keras.Sequential):
-    def train_step(self, *args):
-        return super().train_step(*args)
-
-
-class OwnFit(keras.Sequential):
-    def fit(self, *args, **kwargs):
-        return super().fit(*args, **kwargs)
-
-
-class OwnTest(keras.Sequential):
-    def test_step(self, *args):
-        return super().test_step(*args)
-
-
-@pytest.mark.parametrize(
-    ("cls", "name"),
-    [(OwnStep, "train_step"), (OwnFit, "fit"), (OwnTest, "test_step")],
-)
-def test_models_with_a_step_of_their_own(cls, name):
-    with pytest.raises(ValueError, match=f"{cls.__name__} with `{name}`"):
-        dlkit.attach(cls([keras.Input((2,)), layers.Dense(1)]))
-
-
-def test_what_is_no_model_or_no_part():
-    net = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
-    with pytest.raises(TypeError, match="takes a `keras.Model`.*model=3"):
-        dlkit.attach(3)
-    with pytest.raises(TypeError, match="BatchPart.*'mixup'"):
-        dlkit.attach(net, "mixup")
-    with pytest.raises(TypeError, match=r"compile\(optimizer=SAM"):
-        dlkit.attach(net, dlkit.optimizers.SAM("sgd"))
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"loss": "sparse_categorical_crossentropy"},
-        {"loss": keras.losses.SparseCategoricalCrossentropy()},
-        {"loss": keras.losses.sparse_categorical_crossentropy},
-        {"loss": "mse", "metrics": ["sparse_categorical_accuracy"]},
-        {
-            "loss": "mse",
-            "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy()],
-        },
-    ],
-)
-def test_sparse_losses_of_encoded_targets(arguments):
-    net = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
-    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
-    with pytest.raises(ValueError, match="CategoricalCrossentropy"):
-        model.compile("sgd", **arguments)
-
-
-def test_a_sparse_loss_taken_over_is_refused_by_fit():
-    net, data, arguments = zoo.make("sequential")
-    net.compile("sgd", **arguments)
-    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
-    with pytest.raises(ValueError, match="CategoricalCrossentropy"):
-        run(model, data)
-    model.compile("sgd", "categorical_crossentropy")
-    run(model, data)
-
-
-def test_a_sparse_loss_of_another_output_is_fine():
-    net, data, arguments = zoo.make("list_in_list_out")
-    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=[None, None]))
-    model.compile("sgd", **arguments)
-    part = dlkit.layers.MixUp(num_classes=[3, None])
-    with pytest.raises(ValueError, match="sparse loss"):
-        dlkit.attach(zoo.make("list_in_list_out")[0], part).compile(
-            "sgd", **arguments
-        )
-
-
-def test_labels_out_of_range_before_any_step():
-    net, data, _ = zoo.make("sequential")
-    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
-    model.compile("sgd", "categorical_crossentropy")
-    wrong = {**data, "y": data["y"] + 1}
-    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
-        run(model, wrong)
-    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
-        model.evaluate(wrong["x"], wrong["y"], verbose=0)
-    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
-        run(model, {**data, "validation_data": (wrong["x"], wrong["y"])})
-    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
-        model.train_on_batch(wrong["x"], wrong["y"])
-    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
-        model.test_on_batch(wrong["x"], wrong["y"])
-    assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 0
-
-
-def test_a_nan_batch_does_what_it_does_to_the_inner_optimizer():
-    """Rows of NaN after the first batch: the same steps are spoiled."""
-    spoiled = []
-    for wrap in (lambda o: o, dlkit.optimizers.SAM):
-        net, data, arguments = zoo.make("convolutional")
-        model = dlkit.attach(net)
-        model.compile(wrap(keras.optimizers.SGD(0.1)), **arguments)
-        run(model, {"x": data["x"][:8], "y": data["y"][:8]}, epochs=1)
-        assert all(np.isfinite(w).all() for w in weights_of(net))
-        bad = np.full_like(data["x"][:8], np.nan)
-        run(model, {"x": bad, "y": data["y"][:8]}, epochs=1)
-        spoiled.append([bool(np.isnan(w).any()) for w in weights_of(net)])
-    assert spoiled[0] == spoiled[1]
 
 
 # MixUp in `fit`.

@@ -9,8 +9,8 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from tests import zoo
-from tests.test_attach import assert_same
-from tests.test_attach import weights_of
+from tests.running import assert_same
+from tests.running import weights_of
 
 BACKEND = keras.config.backend()
 

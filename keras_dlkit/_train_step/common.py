@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_dlkit._train_step import lists
 from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
 
@@ -56,7 +57,7 @@ def moved(weights, perturbations):
     """Weights plus perturbations, those without one as they are."""
     if perturbations is None:
         return weights
-    return [w if e is None else w + e for w, e in zip(weights, perturbations)]
+    return lists.sums(weights, perturbations)
 
 
 def scaled(gradients, scale):

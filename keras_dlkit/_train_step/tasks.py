@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_dlkit._train_step import common
-from keras_dlkit.ops.orthogonal_part import inner_product
+from keras_dlkit._train_step import lists
 
 
 def merged(model, gradients):
@@ -13,7 +13,7 @@ def merged(model, gradients):
         return gradients[0]
     unscale = common.inverse(model.optimizer.scale_loss(1.0))
     products = [
-        [inner_product(g, h) * unscale * unscale for h in gradients[:-1]]
+        [lists.inner_product(g, h) * unscale * unscale for h in gradients[:-1]]
         for g in gradients[:-1]
     ]
     weights = model.task_weighting.weigh_gradients(

@@ -53,7 +53,8 @@ def check_range(y, classes, path):
     if y.dtype.kind in "iu" and (y.min() < 0 or y.max() >= classes):
         raise ValueError(
             f"Labels must be in [0, num_classes={classes}). Received: "
-            f"{named('target', path)} with labels from {y.min()} to {y.max()}"
+            f"{named('target', path)} with labels from {y.min()} to {y.max()}. "
+            "Count the classes anew, or renumber the labels from 0."
         )
 
 

@@ -4,11 +4,7 @@ from keras import ops
 
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
-from keras_dlkit.ops._dtypes import as_dtype
-from keras_dlkit.ops._dtypes import wide_dtype
-
-EPSILON = 1e-12
-
+from keras_dlkit._train_step import lists
 
 ZHUANG = Paper(
     "Surrogate Gap Minimization Improves Sharpness-Aware Training",
@@ -69,32 +65,8 @@ def orthogonal_part(vectors: list, along: list) -> list:
             "`vectors` and `along` must be lists of the same length. "
             f"Received: {len(vectors)} and {len(along)} entries"
         )
-    square = inner_product(along, along)
-    share = inner_product(vectors, along) / ops.where(square > 0, square, 1.0)
+    square = lists.inner_product(along, along)
+    product = lists.inner_product(vectors, along)
+    share = product / ops.where(square > 0, square, 1.0)
     share = ops.where(ops.isfinite(share), share, 0.0)
-    return add_scaled(vectors, along, -share)
-
-
-def inner_product(xs, ys):
-    """Sum of the products of all entries, in float32 or wider."""
-    products = []
-    for x, y in zip(xs, ys):
-        if x is not None and y is not None:
-            wide = wide_dtype(x, y)
-            products.append(ops.sum(as_dtype(x, wide) * as_dtype(y, wide)))
-    return sum(products[1:], products[0]) if products else ops.zeros(())
-
-
-def global_norm(xs):
-    """The Euclidean norm of all entries, in float32 or wider."""
-    return ops.sqrt(inner_product(xs, xs))
-
-
-def add_scaled(xs, ys, factor):
-    """`x + factor * y`, entry by entry, in the dtype of `x`."""
-
-    def add(x, y):
-        own = isinstance(factor, float)
-        return x + (factor if own else as_dtype(factor, x.dtype)) * y
-
-    return [None if x is None else add(x, y) for x, y in zip(xs, ys)]
+    return lists.sums(vectors, along, -share)

@@ -6,10 +6,11 @@ from keras import ops
 
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
+from keras_dlkit._train_step import lists
 from keras_dlkit.ops._dtypes import as_dtype
 from keras_dlkit.ops._dtypes import wide_dtype
-from keras_dlkit.ops.orthogonal_part import EPSILON
-from keras_dlkit.ops.orthogonal_part import global_norm
+
+EPSILON = 1e-12
 
 FORET = Paper(
     "Sharpness-Aware Minimization for Efficiently Improving Generalization",
@@ -86,16 +87,14 @@ def sam_perturbation(
         None if g is None else _scaled(as_dtype(g, wide_dtype(g)), t)
         for g, t in zip(gradients, scales)
     ]
-    norm = global_norm(ascent)
+    norm = lists.norm(ascent)
     factor = ops.cast(rho, norm.dtype) / (norm + EPSILON)
     # From a gradient that is not finite there is no way to go: stay, and let
     # it do what it does to one weight without taking the others along.
-    finite = ops.isfinite(norm)
+    factor = ops.where(ops.isfinite(norm), factor, 0.0)
     return [
-        None
-        if a is None
-        else as_dtype(ops.where(finite, _scaled(a * factor, t), 0.0), w.dtype)
-        for a, w, t in zip(ascent, weights, scales)
+        None if e is None else as_dtype(_scaled(e, t), w.dtype)
+        for e, w, t in zip(lists.products(ascent, factor), weights, scales)
     ]
 
 

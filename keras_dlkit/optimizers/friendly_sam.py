@@ -9,8 +9,7 @@ from keras_dlkit import _checks
 from keras_dlkit._export import export
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
-from keras_dlkit.ops.orthogonal_part import add_scaled
-from keras_dlkit.ops.orthogonal_part import global_norm
+from keras_dlkit._train_step import lists
 from keras_dlkit.optimizers.sam import SAM
 
 LI = Paper(
@@ -98,7 +97,7 @@ class FriendlySAM(SAM):
 
     def direction(self, gradients, weights, variables):
         averages = self.slot_values(gradients, variables)
-        own = add_scaled(gradients, averages, -self.sigma)
+        own = lists.sums(gradients, averages, -self.sigma)
         return super().direction(own, weights, variables)
 
     def remember(self, clean, ascent, variables):
@@ -106,15 +105,13 @@ class FriendlySAM(SAM):
         return self.selected(clean, variables)
 
     def learn(self, memory, variables):
-        finite = ops.isfinite(global_norm(memory))
+        finite = ops.isfinite(lists.norm(memory))
         first = ops.convert_to_tensor(self.steps) == 0
         share = ops.where(first, 1.0, 1.0 - self.decay)
-        for slot, g in zip(self.slots(memory, variables), memory):
-            if g is not None:
-                old = ops.convert_to_tensor(slot)
-                g = ops.cast(g, old.dtype)
-                moved = old + ops.cast(share, old.dtype) * (g - old)
-                slot.assign(ops.where(finite, moved, old))
+        old = self.slot_values(memory, variables)
+        moved = lists.sums(old, lists.sums(memory, old, -1.0), share)
+        slots = self.slots(memory, variables)
+        lists.assign_where(finite, slots, moved)
         self.steps.assign_add(ops.cast(finite, "int32"))
 
     def get_config(self):

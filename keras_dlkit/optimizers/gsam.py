@@ -8,8 +8,8 @@ from keras import ops
 from keras_dlkit import _checks
 from keras_dlkit._export import export
 from keras_dlkit._papers import cites
+from keras_dlkit._train_step import lists
 from keras_dlkit.ops.orthogonal_part import ZHUANG
-from keras_dlkit.ops.orthogonal_part import add_scaled
 from keras_dlkit.ops.orthogonal_part import orthogonal_part
 from keras_dlkit.optimizers.sam import SAM
 
@@ -139,9 +139,9 @@ class GSAM(SAM):
     def combine(self, clean, ascent):
         if self.minimize_fp:
             gap = orthogonal_part(clean, ascent)
-            return add_scaled(ascent, gap, -self.alpha)
+            return lists.sums(ascent, gap, -self.alpha)
         gap = orthogonal_part(ascent, clean)
-        return add_scaled(clean, gap, self.alpha)
+        return lists.sums(clean, gap, self.alpha)
 
     def get_config(self):
         return {

@@ -8,9 +8,8 @@ from keras import ops
 from keras_dlkit import _checks
 from keras_dlkit._export import export
 from keras_dlkit._papers import cites
+from keras_dlkit._train_step import lists
 from keras_dlkit.ops.orthogonal_part import LIU
-from keras_dlkit.ops.orthogonal_part import add_scaled
-from keras_dlkit.ops.orthogonal_part import global_norm
 from keras_dlkit.ops.orthogonal_part import orthogonal_part
 from keras_dlkit.optimizers.sam import SAM
 
@@ -99,10 +98,10 @@ class LookSAM(SAM):
 
     def coast(self, clean, variables):
         kept = self.slot_values(clean, variables)
-        length = global_norm(kept)
-        factor = global_norm(clean) / ops.where(length > 0, length, 1.0)
+        length = lists.norm(kept)
+        factor = lists.norm(clean) / ops.where(length > 0, length, 1.0)
         factor = ops.where(ops.isfinite(factor), self.alpha * factor, 0.0)
-        return add_scaled(clean, kept, factor)
+        return lists.sums(clean, kept, factor)
 
     def remember(self, clean, ascent, variables):
         if ascent is None:
@@ -110,11 +109,9 @@ class LookSAM(SAM):
         return orthogonal_part(ascent, clean)
 
     def learn(self, memory, variables):
-        finite = ops.isfinite(global_norm(memory))
-        for slot, v in zip(self.slots(memory, variables), memory):
-            if v is not None:
-                old = ops.convert_to_tensor(slot)
-                slot.assign(ops.where(finite, ops.cast(v, old.dtype), old))
+        finite = ops.isfinite(lists.norm(memory))
+        slots = self.slots(memory, variables)
+        lists.assign_where(finite, slots, memory)
 
     def get_config(self):
         return {**super().get_config(), "alpha": self.alpha}

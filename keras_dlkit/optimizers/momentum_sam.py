@@ -96,6 +96,15 @@ class MomentumSAM(Neighbourhood, AttachedOptimizer):
         rho: float | keras.optimizers.schedules.LearningRateSchedule,
         **kwargs: Any,
     ):
+        refused = {"every_steps", "micro_batches"} & kwargs.keys()
+        if refused:
+            raise TypeError(
+                "MomentumSAM takes one gradient a step, so that `every_steps` "
+                "would save nothing, and moves all parts of a batch alike, so "
+                "that there is no `micro_batches`. Received: "
+                f"{ {name: kwargs[name] for name in sorted(refused)} }. Leave "
+                "it out, or use `SAM`."
+            )
         super().__init__(inner_optimizer, rho, **kwargs)
         inner = innermost(self)
         known = isinstance(inner, (*STEPS, *GRADIENTS))

@@ -7,8 +7,8 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from tests import zoo
-from tests.test_attach import run
-from tests.test_attach import weights_of
+from tests.running import run
+from tests.running import weights_of
 
 
 @keras.saving.register_keras_serializable("tests")

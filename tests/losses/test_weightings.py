@@ -10,7 +10,7 @@ from keras import ops
 import keras_dlkit as dlkit
 from tests.losses import reference
 from tests.losses.reference import softmax
-from tests.test_attach import weights_of
+from tests.running import weights_of
 
 
 class Equal:

@@ -73,3 +73,16 @@ def test_lengths_must_agree():
         dlkit.ops.sam_perturbation(
             tensors(GRADIENTS[:2]), tensors(WEIGHTS), 0.1
         )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_there_is_no_way_to_go_from_what_is_not_finite(value):
+    """Also where only the norm is infinite; and no NaN anywhere."""
+    gradients = [g.copy() for g in GRADIENTS]
+    gradients[0][1, 2] = value
+    scales = [np.abs(w) for w in WEIGHTS]
+    for given in (None, tensors(scales)):
+        for e in dlkit.ops.sam_perturbation(
+            tensors(gradients), tensors(WEIGHTS), 0.3, scales=given
+        ):
+            assert float(ops.max(ops.abs(e))) == 0.0

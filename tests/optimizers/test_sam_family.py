@@ -219,9 +219,10 @@ def test_bad_arguments(make, arguments, match):
         make("adam", **{"rho": 0.1, **arguments})
 
 
-def test_no_every_steps_where_it_would_save_nothing():
-    with pytest.raises(TypeError, match="every_steps"):
-        MomentumSAM("adam", 0.1, every_steps=2)
+@pytest.mark.parametrize("argument", ["every_steps", "micro_batches"])
+def test_momentum_sam_takes_no_arguments_without_effect(argument):
+    with pytest.raises(TypeError, match=f"Received: {{'{argument}': 2}}.*SAM"):
+        MomentumSAM("adam", 0.1, **{argument: 2})
 
 
 @pytest.mark.parametrize("outer", [GSAM, MomentumSAM])

@@ -1,0 +1,124 @@
+"""What `attach` refuses, and how: before any step, with the remedy."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+import keras_dlkit as dlkit
+from tests import zoo
+from tests.running import run
+from tests.running import weights_of
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, *args):
+        return super().train_step(*args)
+
+
+class OwnFit(keras.Sequential):
+    def fit(self, *args, **kwargs):
+        return super().fit(*args, **kwargs)
+
+
+class OwnTest(keras.Sequential):
+    def test_step(self, *args):
+        return super().test_step(*args)
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(OwnStep, "train_step"), (OwnFit, "fit"), (OwnTest, "test_step")],
+)
+def test_models_with_a_step_of_their_own(cls, name):
+    with pytest.raises(ValueError, match=f"{cls.__name__} with `{name}`"):
+        dlkit.attach(cls([keras.Input((2,)), layers.Dense(1)]))
+
+
+def test_what_is_no_model_or_no_part():
+    net = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    with pytest.raises(TypeError, match="takes a `keras.Model`.*model=3"):
+        dlkit.attach(3)
+    with pytest.raises(TypeError, match="BatchPart.*'mixup'"):
+        dlkit.attach(net, "mixup")
+    with pytest.raises(TypeError, match=r"one by one.*Received: \[<MixUp"):
+        dlkit.attach(net, [dlkit.layers.MixUp()])
+    with pytest.raises(TypeError, match=r"compile\(optimizer=SAM"):
+        dlkit.attach(net, dlkit.optimizers.SAM("sgd"))
+    with pytest.raises(TypeError, match="`detach` takes.*Received: 3"):
+        dlkit.detach(3)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"loss": "sparse_categorical_crossentropy"},
+        {"loss": keras.losses.SparseCategoricalCrossentropy()},
+        {"loss": keras.losses.sparse_categorical_crossentropy},
+        {"loss": "mse", "metrics": ["sparse_categorical_accuracy"]},
+        {
+            "loss": "mse",
+            "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy()],
+        },
+    ],
+)
+def test_sparse_losses_of_encoded_targets(arguments):
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
+    with pytest.raises(ValueError, match="CategoricalCrossentropy"):
+        model.compile("sgd", **arguments)
+
+
+def test_a_sparse_loss_taken_over_is_refused_by_fit():
+    net, data, arguments = zoo.make("sequential")
+    net.compile("sgd", **arguments)
+    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
+    with pytest.raises(ValueError, match="CategoricalCrossentropy"):
+        run(model, data)
+    model.compile("sgd", "categorical_crossentropy")
+    run(model, data)
+
+
+def test_a_sparse_loss_of_another_output_is_fine():
+    net, data, arguments = zoo.make("list_in_list_out")
+    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=[None, None]))
+    model.compile("sgd", **arguments)
+    part = dlkit.layers.MixUp(num_classes=[3, None])
+    with pytest.raises(ValueError, match="sparse loss"):
+        dlkit.attach(zoo.make("list_in_list_out")[0], part).compile(
+            "sgd", **arguments
+        )
+
+
+def test_labels_out_of_range_before_any_step():
+    net, data, _ = zoo.make("sequential")
+    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
+    model.compile("sgd", "categorical_crossentropy")
+    wrong = {**data, "y": data["y"] + 1}
+    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
+        run(model, wrong)
+    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
+        model.evaluate(wrong["x"], wrong["y"], verbose=0)
+    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
+        run(model, {**data, "validation_data": (wrong["x"], wrong["y"])})
+    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
+        model.train_on_batch(wrong["x"], wrong["y"])
+    with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
+        model.test_on_batch(wrong["x"], wrong["y"])
+    assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 0
+
+
+def test_a_nan_batch_does_what_it_does_to_the_inner_optimizer():
+    """Rows of NaN after the first batch: the same steps are spoiled."""
+    spoiled = []
+    for wrap in (lambda o: o, dlkit.optimizers.SAM):
+        net, data, arguments = zoo.make("convolutional")
+        model = dlkit.attach(net)
+        model.compile(wrap(keras.optimizers.SGD(0.1)), **arguments)
+        run(model, {"x": data["x"][:8], "y": data["y"][:8]}, epochs=1)
+        assert all(np.isfinite(w).all() for w in weights_of(net))
+        bad = np.full_like(data["x"][:8], np.nan)
+        run(model, {"x": bad, "y": data["y"][:8]}, epochs=1)
+        spoiled.append([bool(np.isnan(w).any()) for w in weights_of(net)])
+    assert spoiled[0] == spoiled[1]
