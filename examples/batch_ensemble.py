@@ -16,8 +16,8 @@ and compared on test images: how often they are right, how likely they found the
 right answer, and whether their confidence tells the digits 8 and 9, which they
 have never seen, from the others.
 
-Expect the separate networks first and BatchEnsemble between them and the one
-network, by little: the digits are easy. With `"split"` each member sees a
+Expect the one network last, the separate networks first and BatchEnsemble close
+to these, all by little: the digits are easy. With `"split"` each member sees a
 quarter of a batch, and the step costs about as much as that of one network; a
 member then trains on a quarter of the rows in the same epochs.
 
@@ -173,7 +173,7 @@ def measure(models, data, seconds):
 
 
 def report(results):
-    head = ("method", "accuracy", "error in nats, %", "AUROC of 8 and 9")
+    head = ("method", "accuracy", "NLL, % of a nat", "AUROC of 8 and 9")
     rows = [(*head, "parameters", "seconds")]
     for name, runs in results.items():
         rows.append(

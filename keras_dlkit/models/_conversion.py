@@ -4,8 +4,10 @@ import re
 
 import keras
 
+from keras_dlkit import _checks
 from keras_dlkit import _keras
 from keras_dlkit import layers
+from keras_dlkit.layers import _fast_draws
 from keras_dlkit.layers._members import FastLayer
 from keras_dlkit.layers._members import MemberLayer
 from keras_dlkit.sparsity import _models
@@ -33,6 +35,7 @@ def converted(model, copy_weights, shared, options):
         options: Arguments of the layers that take the place of others.
     """
     model = _models.checked(model, "BatchEnsemble")
+    _check_options(options)
     if shared is not None:
         try:
             re.compile(shared)
@@ -73,6 +76,14 @@ def converted(model, copy_weights, shared, options):
             f"shared={shared!r}"
         )
     return network
+
+
+def _check_options(options):
+    # Keras would wrap the error of a layer that is made from a config.
+    _checks.check_count("rank", options["rank"], at_least=1)
+    _fast_draws.checked(options["fast_initializer"])
+    rate = options["fast_learning_rate"]
+    _checks.check_number("fast_learning_rate", rate, at_least=0)
 
 
 def _changes(layer, shared):

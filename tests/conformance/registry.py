@@ -22,6 +22,7 @@ HypersphericalEnergy = dlkit.regularizers.HypersphericalEnergy
 regularize = dlkit.regularizers.regularize
 EqualWeighting = dlkit.losses.EqualWeighting
 UncertaintyWeighting = dlkit.losses.UncertaintyWeighting
+Multiplier = dlkit.optimizers.LearningRateMultiplier
 
 
 @keras.saving.register_keras_serializable("tests")
@@ -71,6 +72,11 @@ def as_sde_net(net):
     return dlkit.models.SDENet(
         stem, sde_block(), head, outputs="probabilities", seed=3
     )
+
+
+def slow_down(net):
+    for v in net.trainable_variables[::2]:
+        v.learning_rate_multiplier = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,6 +274,20 @@ FURTHER = [
         callbacks=lambda: [
             dlkit.callbacks.LotteryTicket(2, 2, pruning_rate=0.5)
         ],
+    ),
+    Case(
+        "learning_rate_multiplier",
+        slow=True,
+        change=slow_down,
+        optimizer=lambda inner: Multiplier(inner),
+        null_optimizer=lambda inner: Multiplier(inner),
+    ),
+    Case(
+        "batch_ensemble",
+        slow=True,
+        change=lambda net: dlkit.models.BatchEnsemble(
+            net, 2, fast_initializer="normal", seed=0
+        ),
     ),
     Case(
         "supermask",
