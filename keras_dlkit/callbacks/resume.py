@@ -23,7 +23,8 @@ class Resume(keras.callbacks.Callback):
     a run that was never broken, bit for bit on the same machine. Batches that
     were trained on are drawn again and passed over; nothing is computed for
     them and no other callback hears of them. Models of any kind, attached or
-    not.
+    not. `keras.callbacks.BackupAndRestore` begins the epoch anew, with weights
+    that have seen a part of it: 18 updates where this makes 16.
 
     What is saved: weights with batch statistics, the optimizer, seed states
     (which Keras forgets), the running values of the metrics, the random

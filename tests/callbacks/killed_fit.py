@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 import keras_dlkit as dlkit
+from tests.conformance import networks
 from tests.conformance import registry
 
 EPOCHS, STEPS = 2, 6
@@ -80,7 +81,7 @@ def kill_in_save(at):
 
 
 def train(name, folder, kill=None):
-    case = registry.BY_NAME.get(name)
+    case = registry.BY_NAME.get(name) or networks.BY_NAME.get(name)
     callbacks = CALLBACKS.get(name, list)()
     if case is None:
         case = registry.BY_NAME["sam_and_mix_up"]

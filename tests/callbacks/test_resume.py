@@ -236,7 +236,8 @@ def early():
 
 
 @pytest.mark.parametrize("make", [ticket, pruning, plateau, early])
-@pytest.mark.parametrize("at", [3, 9])
+# In the first epoch, between it and the second, and in that one.
+@pytest.mark.parametrize("at", [3, 6, 9])
 def test_other_callbacks_go_on(make, at, tmp_path):
     assert_goes_on(tmp_path, arrays, at, make)
 

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from tests.callbacks.killed_fit import CALLBACKS
+from tests.conformance import networks
 from tests.conformance import registry
 from tests.conformance.test_contracts import assert_same
 from tests.conformance.test_contracts import run_script
 
-QUICK = ["random_choice", "lottery_ticket"]
-SLOW = [name for name in [*registry.BY_NAME, *CALLBACKS] if name not in QUICK]
+# All that a part can keep: draws, callbacks, masks, noise.
+QUICK = ["random_choice", "lottery_ticket", "sde_net"]
+ALL = [*registry.BY_NAME, *networks.BY_NAME, *CALLBACKS]
+SLOW = [name for name in ALL if name not in QUICK]
 
 
 def check(names, folder, seed):
