@@ -177,8 +177,10 @@ class SDENet(keras.Model):
     # Passes.
 
     def call(self, inputs, training=None):
-        hidden = self.stem(inputs)
-        outputs = self.head(self.block(hidden))
+        # On JAX a model's own call is not told of `training` by its caller.
+        hidden = self.stem(inputs, training=training)
+        outputs = self.block(hidden, training=training)
+        outputs = self.head(outputs, training=training)
         if training:
             self.train_diffusion(inputs, hidden)
         return outputs
@@ -195,14 +197,16 @@ class SDENet(keras.Model):
         others = self.unknown(inputs)
         # What unknown inputs would do to batch statistics is dropped.
         hidden_others = _isolated.run_frozen(
-            self.stem, lambda: self.stem(others), keep_statistics=False
+            self.stem,
+            lambda: self.stem(others, training=True),
+            keep_statistics=False,
         )
         known = self._diffusion_of(hidden)
         unknown = self._diffusion_of(hidden_others)
         return _mean_log(1.0 - known), _mean_log(unknown)
 
     def _diffusion_of(self, hidden):
-        g = self.block.diffusion(ops.stop_gradient(hidden))
+        g = self.block.diffusion(ops.stop_gradient(hidden), training=True)
         dtype = keras.backend.standardize_dtype(g.dtype)
         return g if dtype == "float64" else ops.cast(g, "float32")
 

@@ -759,7 +759,7 @@ def test_what_cannot_be_is_said_at_once():
         ({"shared": "."}, "must find a layer"),
         ({"rank": 0}, "rank=0"),
         ({"fast_learning_rate": -1.0}, "fast_learning_rate=-1.0"),
-        ({"fast_initializer": "zero"}, "fast_initializer='zero'"),
+        ({"fast_initializer": "signs"}, "fast_initializer='signs'"),
     ):
         with pytest.raises(ValueError, match=message):
             BatchEnsemble(net, 2, **options)
