@@ -28,7 +28,7 @@ if keras.config.backend() == "tensorflow":
 elif keras.config.backend() == "jax":
     import jax
 
-    class AlternatingStep:
+    class AlternatingStep:  # type: ignore[no-redef]
         def train_step(self, state, data):
             trainable, *others = state
             values = _Values(self, trainable, others)
@@ -94,7 +94,7 @@ elif keras.config.backend() == "jax":
 else:
     import torch
 
-    class AlternatingStep:
+    class AlternatingStep:  # type: ignore[no-redef]
         def train_step(self, data):
             self.prepare_step(data)
             for loss_of, variables in self.phases(data):

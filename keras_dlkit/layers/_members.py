@@ -27,7 +27,7 @@ class MemberLayer:
     """
 
     plain = None
-    kernels = {}
+    kernels: dict[str, str] = {}
 
     def __init__(self, *args, ensemble_size, fast_learning_rate=1.0, **kwargs):
         super().__init__(*args, **kwargs)
