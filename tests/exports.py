@@ -80,13 +80,14 @@ def interpreter(content):
 
 
 def by_torch(model, folder):
-    """An exported program of PyTorch."""
+    """An exported program of PyTorch, which Keras makes for one row."""
     import torch
 
     path = str(folder / "model.pt2")
     model.export(path, format="torch", verbose=False)
     program = torch.export.load(path).module()
-    return lambda x: program(torch.from_numpy(x)).detach().cpu().numpy()
+    rows = lambda x: torch.from_numpy(x).split(1)  # noqa: E731
+    return lambda x: torch.cat([program(row) for row in rows(x)]).detach()
 
 
 def in_a_fresh_process(model, folder):
