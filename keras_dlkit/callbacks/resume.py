@@ -54,10 +54,11 @@ class Resume(keras.callbacks.Callback):
             same `fit` again trains no step, and a longer one goes on.
             Defaults to `True`.
 
-    Bit for bit means data whose order can be had again. That of shuffled
-    arrays can on JAX and PyTorch, and on TensorFlow if the script begins with
-    `keras.utils.set_random_seed`. Without, as with a `tf.data.Dataset` that
-    is shuffled without a seed, a resumed epoch may hold some rows twice.
+    Bit for bit means a model that trains alike twice, and data whose order can
+    be had again. That of shuffled arrays can on JAX and PyTorch, and on
+    TensorFlow if the script begins with `keras.utils.set_random_seed`.
+    Without, as with a `tf.data.Dataset` that is shuffled without a seed, a
+    resumed epoch may hold some rows twice.
 
     State: files in `folder`.
     Runs: at the begin and the end of `fit` and of epochs; after a batch, to
