@@ -1,5 +1,7 @@
 """The noise of an SDE as a function of the epoch."""
 
+from collections.abc import Callable
+
 import keras
 
 from keras_dlkit import _checks
@@ -42,7 +44,7 @@ class SigmaSchedule(keras.callbacks.Callback):
         - [Kong et al., 2020](https://arxiv.org/abs/2008.10546)
     """
 
-    def __init__(self, schedule, *, inference: bool = False):
+    def __init__(self, schedule: Callable, *, inference: bool = False):
         super().__init__()
         if isinstance(schedule, dict):
             for epoch, sigma in schedule.items():

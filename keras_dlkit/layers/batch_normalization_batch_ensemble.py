@@ -1,5 +1,7 @@
 """`BatchNormalization` for the members of an ensemble."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -55,7 +57,7 @@ class BatchNormalizationBatchEnsemble(
 
     plain = keras.layers.BatchNormalization
 
-    def __init__(self, ensemble_size: int, **kwargs):
+    def __init__(self, ensemble_size: int, **kwargs: Any):
         super().__init__(ensemble_size=ensemble_size, **kwargs)
         for name in ("renorm", "synchronized"):
             # Versions of Keras do not have them all.

@@ -1,5 +1,7 @@
 """`Conv2D` for the members of an ensemble."""
 
+from typing import Any
+
 import keras
 
 from keras_dlkit._export import export
@@ -55,7 +57,13 @@ class Conv2DBatchEnsemble(ConvMembers, keras.layers.Conv2D):
 
     plain = keras.layers.Conv2D
 
-    def __init__(self, filters, kernel_size, ensemble_size: int, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        ensemble_size: int,
+        **kwargs: Any,
+    ):
         super().__init__(
             filters, kernel_size, ensemble_size=ensemble_size, **kwargs
         )

@@ -1,5 +1,7 @@
 """`Dense` for the members of an ensemble."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -24,17 +26,17 @@ class DenseBatchEnsemble(FastLayer, keras.layers.Dense):
     Args:
         units: Integer. As of `keras.layers.Dense`.
         ensemble_size: Integer, at least 1. The number of members.
-        rank: Integer. The number of terms \(r s^\top\). Those after the first
-            begin with \(s = 0\). Defaults to `1`.
-        fast_initializer: `"random_sign"` (plus or minus 1), `"normal"` (of
-            mean 1 and deviation 0.5), `"ones"` (the members begin as one),
-            `"tabm"` (signs for \(r\), ones for \(s\)), or an initializer of
-            Keras. Defaults to `"random_sign"`.
-        fast_learning_rate: Float. What the learning rate of \(r\), \(s\) and
-            the biases is multiplied by, where the optimizer is a
-            `keras_dlkit.optimizers.LearningRateMultiplier`. Defaults to `1.0`.
-        seed: Integer, or `None` for a random one: of the fast weights.
-        **kwargs: Those of `keras.layers.Dense`.
+        **kwargs: Those of `keras.layers.Dense`, and these, which every layer
+            of this kind takes. `rank=1`: the number of terms \(r s^\top\);
+            those after the first begin with \(s = 0\).
+            `fast_initializer="random_sign"`: that (plus or minus 1),
+            `"normal"` (of mean 1 and deviation 0.5), `"ones"` (the members
+            begin as one), `"tabm"` (signs for \(r\), ones for \(s\)), or an
+            initializer of Keras. `fast_learning_rate=1.0`: what the learning
+            rate of \(r\), \(s\) and the biases is multiplied by, where the
+            optimizer is a `keras_dlkit.optimizers.LearningRateMultiplier`.
+            `seed=None`: an integer, or `None` for a random one, of \(r\) and
+            \(s\).
 
     Call arguments:
         inputs: Tensor of shape `(ensemble_size * rows, ..., channels)`.
@@ -67,7 +69,7 @@ class DenseBatchEnsemble(FastLayer, keras.layers.Dense):
     plain = keras.layers.Dense
     kernels = {"kernel": ""}
 
-    def __init__(self, units: int, ensemble_size: int, **kwargs):
+    def __init__(self, units: int, ensemble_size: int, **kwargs: Any):
         super().__init__(units, ensemble_size=ensemble_size, **kwargs)
 
     def build(self, input_shape):

@@ -1,5 +1,7 @@
 """`DepthwiseConv2D` for the members of an ensemble."""
 
+from typing import Any
+
 import keras
 
 from keras_dlkit._export import export
@@ -55,5 +57,10 @@ class DepthwiseConv2DBatchEnsemble(
 
     plain = keras.layers.DepthwiseConv2D
 
-    def __init__(self, kernel_size, ensemble_size: int, **kwargs):
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, ...],
+        ensemble_size: int,
+        **kwargs: Any,
+    ):
         super().__init__(kernel_size, ensemble_size=ensemble_size, **kwargs)

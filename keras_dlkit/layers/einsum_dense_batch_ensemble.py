@@ -1,5 +1,7 @@
 """`EinsumDense` for the members of an ensemble."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -62,7 +64,13 @@ class EinsumDenseBatchEnsemble(FastLayer, keras.layers.EinsumDense):
     plain = keras.layers.EinsumDense
     kernels = {"kernel": ""}
 
-    def __init__(self, equation, output_shape, ensemble_size: int, **kwargs):
+    def __init__(
+        self,
+        equation: str,
+        output_shape: int | tuple[int | None, ...],
+        ensemble_size: int,
+        **kwargs: Any,
+    ):
         super().__init__(
             equation, output_shape, ensemble_size=ensemble_size, **kwargs
         )

@@ -1,5 +1,7 @@
 """`Embedding` for the members of an ensemble."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -55,7 +57,9 @@ class EmbeddingBatchEnsemble(FastLayer, keras.layers.Embedding):
     plain = keras.layers.Embedding
     kernels = {"embeddings": ""}
 
-    def __init__(self, input_dim, output_dim, ensemble_size: int, **kwargs):
+    def __init__(
+        self, input_dim: int, output_dim: int, ensemble_size: int, **kwargs: Any
+    ):
         super().__init__(
             input_dim, output_dim, ensemble_size=ensemble_size, **kwargs
         )

@@ -1,5 +1,7 @@
 """`GroupNormalization` for the members of an ensemble."""
 
+from typing import Any
+
 import keras
 
 from keras_dlkit._export import export
@@ -47,7 +49,7 @@ class GroupNormalizationBatchEnsemble(
 
     plain = keras.layers.GroupNormalization
 
-    def __init__(self, ensemble_size: int, **kwargs):
+    def __init__(self, ensemble_size: int, **kwargs: Any):
         super().__init__(ensemble_size=ensemble_size, **kwargs)
 
     def build(self, input_shape):

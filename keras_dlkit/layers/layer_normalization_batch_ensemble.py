@@ -1,5 +1,7 @@
 """`LayerNormalization` for the members of an ensemble."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -46,7 +48,7 @@ class LayerNormalizationBatchEnsemble(
 
     plain = keras.layers.LayerNormalization
 
-    def __init__(self, ensemble_size: int, **kwargs):
+    def __init__(self, ensemble_size: int, **kwargs: Any):
         super().__init__(ensemble_size=ensemble_size, **kwargs)
         if self.rms_scaling:
             raise ValueError(

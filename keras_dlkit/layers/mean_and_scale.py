@@ -1,5 +1,7 @@
 """The last layer of a network that says how sure it is of a number."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -55,7 +57,9 @@ class MeanAndScale(keras.layers.Layer):
         - [Nix and Weigend, 1994](https://doi.org/10.1109/ICNN.1994.374138)
     """
 
-    def __init__(self, units: int = 1, *, min_scale: float = 1e-3, **kwargs):
+    def __init__(
+        self, units: int = 1, *, min_scale: float = 1e-3, **kwargs: Any
+    ):
         super().__init__(**kwargs)
         self.units = _checks.check_count("units", units, at_least=1)
         self.min_scale = _checks.check_number(

@@ -1,5 +1,7 @@
 """A layer that is a stochastic differential equation (Kong et al., 2020)."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -127,7 +129,7 @@ class SDEBlock(keras.layers.Layer):
         isolate_diffusion: bool = True,
         unroll: bool | None = None,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         # The nets cast what they take; the state between is float32.
         kwargs.setdefault("autocast", False)
@@ -191,7 +193,9 @@ class SDEBlock(keras.layers.Layer):
         outputs = self._integrate(x, sigma, brownian)
         return as_dtype(outputs, self._output_dtype(inputs))
 
-    def sample(self, inputs, samples: int = 10, brownian=None):
+    def sample(
+        self, inputs: Any, samples: int = 10, brownian: Any = None
+    ) -> Any:
         """Draws paths of noise `sigma_inference`, all as one batch.
 
         The diffusion, and the drift of the first step, are evaluated once.
@@ -209,7 +213,9 @@ class SDEBlock(keras.layers.Layer):
         inputs = ops.convert_to_tensor(inputs)
         return self.sample_with_diffusion(inputs, samples, brownian)[0]
 
-    def sample_with_diffusion(self, inputs, samples, brownian=None):
+    def sample_with_diffusion(
+        self, inputs: Any, samples: int, brownian: Any = None
+    ) -> Any:
         """The same, and the diffusion at the start, in its broadcast shape."""
         x = as_dtype(inputs, wide_dtype(inputs))
         first = self._drift(self._time(x), x)

@@ -1,6 +1,7 @@
 """The loss of a network that says how sure it is of a number."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -56,9 +57,9 @@ class GaussianNegativeLogLikelihood(keras.losses.Loss):
         self,
         min_scale: float = 1e-3,
         *,
-        reduction="sum_over_batch_size",
-        name="gaussian_negative_log_likelihood",
-        dtype=None,
+        reduction: str | None = "sum_over_batch_size",
+        name: str | None = "gaussian_negative_log_likelihood",
+        dtype: Any = None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.min_scale = _checks.check_number("min_scale", min_scale)

@@ -1,5 +1,7 @@
 """The area under the precision-recall curve."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_dlkit import _checks
@@ -57,7 +59,7 @@ class AUPR(ScoreMetric):
         *,
         from_logits: bool = False,
         name: str | None = "aupr",
-        dtype=None,
+        dtype: Any = None,
     ):
         super().__init__(from_logits=from_logits, name=name, dtype=dtype)
         self.positive = _checks.check_one_of(

@@ -1,5 +1,7 @@
 """The area under the ROC curve, to the resolution of float32 scores."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_dlkit._export import export
@@ -51,7 +53,7 @@ class AUROC(ScoreMetric):
         *,
         from_logits: bool = False,
         name: str | None = "auroc",
-        dtype=None,
+        dtype: Any = None,
     ):
         super().__init__(from_logits=from_logits, name=name, dtype=dtype)
 

@@ -1,5 +1,7 @@
 """The best accuracy of a threshold."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_dlkit._export import export
@@ -50,7 +52,7 @@ class DetectionAccuracy(ScoreMetric):
         *,
         from_logits: bool = False,
         name: str | None = "detection_accuracy",
-        dtype=None,
+        dtype: Any = None,
     ):
         super().__init__(from_logits=from_logits, name=name, dtype=dtype)
 

@@ -1,5 +1,7 @@
 """All scores of a detector at once, exactly."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_dlkit._papers import cites
@@ -8,7 +10,7 @@ from keras_dlkit.metrics._scores import check_labels
 
 
 @cites(LIANG)
-def detection_report(labels, scores) -> dict[str, float]:
+def detection_report(labels: Any, scores: Any) -> dict[str, float]:
     """How well scores tell 1 from 0, without any rounding of the scores.
 
     For known against unknown inputs: label 1 for known ones, with a confidence

@@ -1,5 +1,7 @@
 """How many negatives pass where most positives do."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_dlkit import _checks
@@ -53,7 +55,7 @@ class FalsePositiveRateAtRecall(ScoreMetric):
         *,
         from_logits: bool = False,
         name: str | None = "fpr_at_recall",
-        dtype=None,
+        dtype: Any = None,
     ):
         super().__init__(from_logits=from_logits, name=name, dtype=dtype)
         self.recall = _checks.check_number("recall", recall, at_most=1)

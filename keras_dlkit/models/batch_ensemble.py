@@ -1,6 +1,7 @@
 """An ensemble that shares its kernels (Wen et al., 2020)."""
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -145,9 +146,9 @@ class BatchEnsemble(keras.Model):
         copy_weights: bool = True,
         shared: str | None = None,
         rank: int = 1,
-        fast_initializer="random_sign",
+        fast_initializer: Any = "random_sign",
         fast_learning_rate: float = 1.0,
-        average=None,
+        average: Any = None,
         seed: int | None = None,
         name: str | None = None,
     ):
@@ -207,7 +208,7 @@ class BatchEnsemble(keras.Model):
             return self.of_members(inputs, training=True)
         return self._of_parts(inputs)
 
-    def of_members(self, inputs, training=False):
+    def of_members(self, inputs: Any, training: bool = False) -> Any:
         """Outputs of shape `(rows, members, ...)`."""
         members = self.ensemble_size
         rows = map_leaves(lambda t: tiled(t, members), inputs)
@@ -375,7 +376,7 @@ class BatchEnsemble(keras.Model):
 
     # The members.
 
-    def member_predict(self, x, **kwargs):
+    def member_predict(self, x: Any, **kwargs: Any) -> Any:
         """The predictions of the members, each by itself.
 
         Args:
@@ -388,11 +389,11 @@ class BatchEnsemble(keras.Model):
         """
         # Not as an attribute of the model, which would save it.
         if "_members" not in vars(self):
-            vars(self)["_members"] = Members(self)
+            object.__setattr__(self, "_members", Members(self))
         outputs = self._members.predict(x, **{"verbose": 0, **kwargs})
         return tree.map_structure(lambda t: np.moveaxis(t, 1, 0), outputs)
 
-    def fold(self, average: bool = False):
+    def fold(self, average: bool = False) -> Any:
         """Plain models of Keras with the same outputs.
 
         Args:

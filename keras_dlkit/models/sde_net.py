@@ -1,5 +1,7 @@
 """SDE-Net (Kong et al., 2020): uncertainty from one training of one net."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -125,13 +127,13 @@ class SDENet(keras.Model):
         block: SDEBlock,
         head: keras.layers.Layer,
         *,
-        ood="gaussian",
+        ood: Any = "gaussian",
         ood_scale: float = 2.0,
         ood_weight: float = 1.0,
         outputs: str = "logits",
         alternating: bool = False,
         seed: int | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
         # Inputs are cast by the stem; targets and losses not at all.
         kwargs.setdefault("autocast", False)
@@ -185,14 +187,14 @@ class SDENet(keras.Model):
             self.train_diffusion(inputs, hidden)
         return outputs
 
-    def train_diffusion(self, inputs, hidden):
+    def train_diffusion(self, inputs: Any, hidden: Any) -> None:
         """Adds the losses of the diffusion, and notes them for the logs."""
         known, unknown = self.diffusion_losses(inputs, hidden)
         self.add_loss(self.ood_weight * (known + unknown))
         # Past the attributes that Keras keeps track of.
-        vars(self)["_noted"] = known, unknown
+        object.__setattr__(self, "_noted", (known, unknown))
 
-    def diffusion_losses(self, inputs, hidden):
+    def diffusion_losses(self, inputs: Any, hidden: Any) -> tuple:
         """What the diffusion has to learn: 0 on inputs, 1 on unknown ones."""
         others = self.unknown(inputs)
         # What unknown inputs would do to batch statistics is dropped.
@@ -239,13 +241,13 @@ class SDENet(keras.Model):
 
     def predict_uncertainty(
         self,
-        x,
+        x: Any,
         samples: int = 10,
         *,
         batch_size: int | None = None,
         steps: int | None = None,
-        verbose="auto",
-        callbacks=None,
+        verbose: str | int = "auto",
+        callbacks: Any = None,
     ) -> dict:
         """Predicts with random paths, all of a batch at once.
 

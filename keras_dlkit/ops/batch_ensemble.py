@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 
 from keras import ops
 
@@ -28,15 +29,15 @@ GORISHNIY = Paper(
 
 @cites(WEN)
 def batch_ensemble(
-    inputs,
+    inputs: Any,
     function: Callable,
-    input_scales,
-    output_scales,
+    input_scales: Any,
+    output_scales: Any,
     *,
-    biases=None,
+    biases: Any = None,
     input_axes: int | Sequence[int] = -1,
     output_axes: int | Sequence[int] = -1,
-):
+) -> Any:
     r"""A linear map as members see it, who share its kernel.
 
     With the rows in \(M\) blocks, one a member, and a `function` that is

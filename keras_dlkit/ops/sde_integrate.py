@@ -1,6 +1,8 @@
 """Stochastic differential equations in steps of equal length."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -12,16 +14,16 @@ from keras_dlkit.ops._sde_steps import SOLVERS
 
 
 def sde_integrate(
-    drift,
-    diffusion,
-    x,
-    brownian=None,
+    drift: Callable,
+    diffusion: Any,
+    x: Any,
+    brownian: Any = None,
     *,
     num_steps: int,
     t_end: float,
     solver: str = "euler",
     unroll: bool = False,
-):
+) -> Any:
     r"""Solves \(dx = f(t, x)\,dt + g(t, x)\,dW\) from 0 to `t_end`.
 
     In the sense of Itô, with \(\Delta = T / N\), \(t_k = k\Delta\) and

@@ -1,5 +1,7 @@
 """What several predictions of the same thing say about their uncertainty."""
 
+from typing import Any
+
 from keras import ops
 
 from keras_dlkit._papers import Paper
@@ -27,7 +29,7 @@ GAL = Paper(
 
 
 @cites(DEPEWEG)
-def categorical_uncertainty(probabilities):
+def categorical_uncertainty(probabilities: Any) -> dict[str, Any]:
     r"""Total, aleatoric and epistemic uncertainty of class probabilities.
 
     With S samples \(p_s\), their mean \(\bar p\) and the entropy \(H\),
@@ -76,7 +78,7 @@ def categorical_uncertainty(probabilities):
 
 
 @cites(GAL)
-def gaussian_uncertainty(mean, scale):
+def gaussian_uncertainty(mean: Any, scale: Any) -> dict[str, Any]:
     r"""Total, aleatoric and epistemic uncertainty of means and scales.
 
     With S samples of a mean \(\mu_s\) and a standard deviation \(s_s\), by the
