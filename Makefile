@@ -2,6 +2,11 @@ PYTHON ?= python3
 KERAS_BACKEND ?= tensorflow
 BACKENDS ?= tensorflow jax torch
 PYTEST ?= -m "not slow"
+# Four devices of JAX. These small tests compile for longer than they run, so
+# `make test` has little optimised; `make test-all` has all.
+DEVICES := --xla_force_host_platform_device_count=4
+XLA_FLAGS ?= $(DEVICES) --xla_backend_optimization_level=0 \
+	--xla_llvm_disable_expensive_passes=true
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
@@ -17,12 +22,12 @@ test: lint docs $(BACKENDS:%=.venv/test-%)
 	$(MAKE) -j2 $(BACKENDS:%=test-%)
 
 test-all:
-	$(MAKE) test PYTEST=
+	$(MAKE) test PYTEST= XLA_FLAGS=$(DEVICES)
 
 # Without the tests of the site, which `docs` runs: they know no backend.
 test-%: .venv/test-%
-	KERAS_BACKEND=$* OMP_WAIT_POLICY=passive $(BIN)/python -m pytest \
-		--ignore=tests/test_site.py $(PYTEST)
+	KERAS_BACKEND=$* OMP_WAIT_POLICY=passive XLA_FLAGS="$(XLA_FLAGS)" \
+		$(BIN)/python -m pytest --ignore=tests/test_site.py $(PYTEST)
 
 lint: .venv/lint
 	$(BIN)/ruff check .

@@ -20,7 +20,9 @@ class AlternatingSDENet(AlternatingStep, SDENet):
 
     def compile(self, optimizer="rmsprop", *args, **kwargs):
         optimizer = keras.optimizers.get(optimizer)
-        if not isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        # Keras has it since 3.15.
+        multi = getattr(keras.optimizers, "MultiOptimizer", ())
+        if not isinstance(optimizer, multi):
             raise ValueError(
                 "`alternating=True` takes a step of each of two optimizers: "
                 "`keras.optimizers.MultiOptimizer(OptimizerMap(first, "
