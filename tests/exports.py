@@ -127,8 +127,8 @@ def run_without_us(paths, inputs):
 
 
 # Where Keras 3.15.1 itself has such a way: on JAX its ONNX export needs
-# jax2onnx, its LiteRT export is of TensorFlow and PyTorch, and its SavedModel
-# from PyTorch fails for any model.
+# jax2onnx, its LiteRT export is of TensorFlow and PyTorch, its TFSMLayer is of
+# TensorFlow alone, and its SavedModel from PyTorch fails for any model.
 WAYS = {
     "tensorflow": (
         by_tensorflow,
@@ -137,7 +137,7 @@ WAYS = {
         by_onnxruntime,
         by_litert,
     ),
-    "jax": (by_tensorflow, by_tensorflow_hub, as_layer),
+    "jax": (by_tensorflow, by_tensorflow_hub),
     "torch": (by_onnxruntime, by_torch),
 }[BACKEND]
 NEEDS = {

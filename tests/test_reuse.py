@@ -170,6 +170,7 @@ if BACKEND == "tensorflow":
         """As TF-Hub modules were used: in a network that goes on training."""
         model, x, expected = plain
         features = exports.as_layer(model, tmp_path)
+        features.trainable = False
         head = keras.Sequential([features, layers.Dense(2, "softmax")])
         head.compile("sgd", "sparse_categorical_crossentropy")
         head.fit(x, np.arange(16) % 2, verbose=0)
