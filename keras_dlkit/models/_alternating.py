@@ -113,7 +113,9 @@ class AlternatingSDENet(AlternatingStep, SDENet):
     def _diffusion_loss(self, data):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         hidden = _isolated.run_frozen(
-            self.stem, lambda: self.stem(x), keep_statistics=False
+            self.stem,
+            lambda: self.stem(x, training=True),
+            keep_statistics=False,
         )
         losses = self.diffusion_losses(x, hidden)
         self.note([ops.stop_gradient(loss) for loss in losses])

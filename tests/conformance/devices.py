@@ -101,7 +101,7 @@ def check_sharding(model):
         return
     for v in [*model.trainable_variables, *model.optimizer.variables]:
         if "hidden" in v.path and len(v.shape) == 2:
-            assert v.value.sharding.spec == (None, "model"), v.path
+            assert tuple(v.value.sharding.spec) == (None, "model"), v.path
 
 
 CHECKS = {"tensorflow": check_replicas, "jax": check_sharding}

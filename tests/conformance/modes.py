@@ -70,8 +70,8 @@ def model_parallel():
         (2, 2), ("batch", "model"), keras.distribution.list_devices()
     )
     layout = keras.distribution.LayoutMap(mesh)
-    layout["hidden/.*kernel"] = (None, "model")
-    layout["hidden/.*bias"] = ("model",)
+    layout[".*hidden/.*kernel"] = (None, "model")
+    layout[".*hidden/.*bias"] = ("model",)
     return distributed(
         keras.distribution.ModelParallel(
             layout_map=layout, batch_dim_name="batch"

@@ -1,5 +1,7 @@
 """The device modes, each in processes of its own: devices are set up first."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -113,3 +115,20 @@ if BACKEND == "jax":
         for process, (code, output) in enumerate(ends):
             assert code == 0 and "from epoch 1: done" in output, output
             assert_same(result(tmp_path, process), unbroken)
+
+    @pytest.mark.slow
+    def test_the_script_of_the_docs_trains_and_goes_on(tmp_path):
+        text = (workers.ROOT / "docs" / "scaling.md").read_text()
+        (code,) = re.findall(r"two processes. -->\n```py\n(.*?)```", text, re.S)
+        script, folder = tmp_path / "train.py", tmp_path / "runs"
+        script.write_text(code)
+        folder.mkdir()
+        for start, epochs in ((0, 2), (2, 3)):
+            ends = workers.run(
+                script, folder, "--epochs", epochs, timeout=TIMEOUT
+            )
+            for code, output in ends:
+                assert code == 0, output
+                assert re.search(rf"^from epoch {start}: loss \d", output, re.M)
+        saved = sorted(path.name for path in folder.glob("epoch_*"))
+        assert saved == [f"epoch_000{epoch}.keras" for epoch in (1, 2, 3)]

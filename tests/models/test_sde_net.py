@@ -157,14 +157,33 @@ def test_noise_reaches_the_stem_and_not_the_diffusion():
     assert min(moved[i] for i in TASK) > 1e-4
 
 
-def test_fit_trains_with_noise():
+@pytest.mark.parametrize("alternating", [False, True])
+def test_fit_trains_with_noise(alternating):
     def trained(sigma):
-        model = compiled(sigma=sigma)
+        model = compiled(two_rates(), sigma=sigma, alternating=alternating)
         fit(model)
         return weights(model)
 
     quiet, noisy = trained(0.0), trained(5.0)
     assert max(np.abs(a - b).max() for a, b in zip(quiet, noisy)) > 1e-3
+
+
+@pytest.mark.parametrize("alternating", [False, True])
+def test_every_pass_of_fit_is_one_of_training(alternating):
+    seen = []
+
+    class Watch(layers.Layer):
+        def call(self, x, training=None):
+            seen.append(training)
+            return x
+
+    stem = keras.Sequential([keras.Input((4,)), Watch(), layers.Dense(3)])
+    model = compiled(two_rates(), stem=stem, alternating=alternating)
+    model.evaluate(X, Y, verbose=0)  # builds what there is to build
+    seen.clear()
+    model.train_on_batch(X, Y)
+    # On inputs and on unknown ones, and once more in the second phase.
+    assert len(seen) >= 2 + alternating and all(seen)
 
 
 def test_the_diffusion_learns_what_is_known():
