@@ -8,6 +8,7 @@ are a replica's own, and left out of the comparison.
 """
 
 import argparse
+import re
 
 import keras
 import numpy as np
@@ -100,7 +101,7 @@ def check_sharding(model):
     if not isinstance(distribution, keras.distribution.ModelParallel):
         return
     for v in [*model.trainable_variables, *model.optimizer.variables]:
-        if "hidden" in v.path and len(v.shape) == 2:
+        if re.search("hidden.*kernel", v.path):
             assert tuple(v.value.sharding.spec) == (None, "model"), v.path
 
 

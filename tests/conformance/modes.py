@@ -70,7 +70,7 @@ def model_parallel():
         (2, 2), ("batch", "model"), keras.distribution.list_devices()
     )
     layout = keras.distribution.LayoutMap(mesh)
-    layout[".*hidden/.*kernel"] = (None, "model")
+    layout[".*hidden/.*kernel.*"] = (None, "model")
     layout[".*hidden/.*bias"] = ("model",)
     return distributed(
         keras.distribution.ModelParallel(

@@ -30,7 +30,7 @@ def check(output, mode, names):
 
 def cases(mode):
     """All cases of a mode share a process: its start is what costs."""
-    slow = mode.name in ("model_parallel", "two_processes")
+    slow = mode.processes > 1
     marks = [pytest.mark.slow] if slow else []
     yield pytest.param(mode, QUICK, id=f"{mode.name}-quick", marks=marks)
     yield pytest.param(
