@@ -160,6 +160,7 @@ def test_noise_reaches_the_stem_and_not_the_diffusion():
 @pytest.mark.parametrize("alternating", [False, True])
 def test_fit_trains_with_noise(alternating):
     def trained(sigma):
+        keras.utils.set_random_seed(1)
         model = compiled(two_rates(), sigma=sigma, alternating=alternating)
         fit(model)
         return weights(model)
