@@ -311,7 +311,11 @@ def test_unknown_inputs_of_another_shape_are_refused(ood, built):
     [
         ({"diffusion": layers.Dense(1)}, ValueError, "between 0 and 1.*linear"),
         (
-            {"diffusion": keras.Sequential([layers.Dense(1), layers.ReLU()])},
+            {
+                "diffusion": keras.Sequential(
+                    [layers.Dense(1, kernel_initializer="ones"), layers.ReLU()]
+                )
+            },
             ValueError,
             "between 0 and 1.*values from",
         ),
