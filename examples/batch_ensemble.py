@@ -225,12 +225,15 @@ def parse(arguments):
     parser.add_argument(
         "--only", nargs="*", choices=METHODS, default=list(METHODS)
     )
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("."))
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=pathlib.Path("runs/batch_ensemble")
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments=None):
     arguments = parse(arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     data = load()
     results = {}
     for name in arguments.only:

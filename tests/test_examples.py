@@ -487,7 +487,13 @@ def test_batch_ensemble_prints_a_table_and_draws(monkeypatch, capsys, tmp_path):
     script = load("batch_ensemble")
     names = ["one network", 'BatchEnsemble, "split"']
     script.main(
-        ["--seeds=1", "--epochs=1", f"--out={tmp_path}", "--only", *names]
+        [
+            "--seeds=1",
+            "--epochs=1",
+            f"--out={tmp_path / 'new'}",
+            "--only",
+            *names,
+        ]
     )
     printed = capsys.readouterr().out
     for name in names:
@@ -497,7 +503,7 @@ def test_batch_ensemble_prints_a_table_and_draws(monkeypatch, capsys, tmp_path):
         for found in re.findall(r"\| (\d+,\d+) ", printed)
     )
     assert one < ensemble < 1.1 * one
-    picture = imread(tmp_path / "batch_ensemble.png")
+    picture = imread(tmp_path / "new" / "batch_ensemble.png")
     assert min(picture.shape[:2]) > 400
     assert picture[..., :3].std() > 0.01
 
