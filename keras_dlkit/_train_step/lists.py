@@ -42,11 +42,14 @@ def sums(xs, ys, factor=1.0):
     ]
 
 
-def assign_where(condition, variables, values):
-    """Writes the values, those that are not `None`, if the condition holds."""
-    for variable, value in zip(variables, values):
-        if value is not None:
-            _assign_where(condition, variable, value)
+def assign_where(condition, variables, values, share=None):
+    """Writes values, those that are not `None`, if the condition holds.
+
+    With `share`, a scalar tensor, the variable goes so far of the way there.
+    If it does not hold it stays, whatever the values are, NaN too.
+    """
+    pairs = [p for p in zip(variables, values) if p[1] is not None]
+    _assign_where(condition, pairs, share)
 
 
 if keras.config.backend() == "torch":
@@ -69,9 +72,13 @@ if keras.config.backend() == "torch":
         return torch.addcmul(x, y.to(x.dtype), factor.to(x.dtype))
 
     @torch.no_grad()
-    def _assign_where(condition, variable, value):
-        old = variable.value
-        old.copy_(torch.where(condition, value.to(old.dtype), old))
+    def _assign_where(condition, pairs, share):
+        share = torch.where(condition, 1.0 if share is None else share, 0.0)
+        skipped = ~condition
+        for variable, value in pairs:
+            old = variable.value
+            value = value.to(old.dtype).masked_fill(skipped, 0.0)
+            old.lerp_(value, share.to(old.dtype))
 
 else:
 
@@ -89,9 +96,13 @@ else:
             return x + (y if factor == 1.0 else factor * y)
         return x + as_dtype(factor, x.dtype) * y
 
-    def _assign_where(condition, variable, value):
-        old = ops.convert_to_tensor(variable)
-        variable.assign(ops.where(condition, as_dtype(value, old.dtype), old))
+    def _assign_where(condition, pairs, share):
+        for variable, value in pairs:
+            old = ops.convert_to_tensor(variable)
+            new = as_dtype(value, old.dtype)
+            if share is not None:
+                new = old + as_dtype(share, old.dtype) * (new - old)
+            variable.assign(ops.where(condition, new, old))
 
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf

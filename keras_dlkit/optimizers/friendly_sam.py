@@ -108,10 +108,8 @@ class FriendlySAM(SAM):
         finite = ops.isfinite(lists.norm(memory))
         first = ops.convert_to_tensor(self.steps) == 0
         share = ops.where(first, 1.0, 1.0 - self.decay)
-        old = self.slot_values(memory, variables)
-        moved = lists.sums(old, lists.sums(memory, old, -1.0), share)
         slots = self.slots(memory, variables)
-        lists.assign_where(finite, slots, moved)
+        lists.assign_where(finite, slots, memory, share)
         self.steps.assign_add(ops.cast(finite, "int32"))
 
     def get_config(self):
