@@ -5,9 +5,9 @@ python benchmarks/reproduce.py --only lottery  # one section
 python benchmarks/reproduce.py --write         # the page, from what there is
 
 Every section is one script, whose command stands above its table. The scripts
-keep what they finished, so a run that was stopped goes on where it was; what a
-script printed is kept beside its results, so the page can be written at any
-time. A section that was never run to its end says so.
+keep what they finished, so a run that was stopped goes on where it was. What a
+script printed when it came to its end goes to `measured/`, of which the page is
+written at any time; a section that never came there says so.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import time
 HERE = pathlib.Path(__file__).parent
 PAGE = HERE.parent / "docs" / "results.md"
 IMAGES = HERE.parent / "docs" / "images"
+MEASURED = HERE / "measured"
 INTRODUCTION = """\
 # Results
 
@@ -134,7 +135,7 @@ SECTIONS = [
 
 
 def run(section, folder, data):
-    """Runs a script to its end; keeps what it printed, and says whether."""
+    """Runs a script to its end, and keeps what it printed."""
     out = folder / section.name
     out.mkdir(parents=True, exist_ok=True)
     command = section.command.split()[1:]
@@ -143,48 +144,46 @@ def run(section, folder, data):
         command += ["--data", data]
     print(f"{section.name}: {section.command}", flush=True)
     start = time.perf_counter()
-    with (out / "printed.part").open("w") as file:
-        process = subprocess.run(
-            [*command, "--out", str(out)],
-            cwd=HERE.parent,
-            env={**os.environ, "KERAS_BACKEND": section.backend},
-            stdout=file,
-        )
+    process = subprocess.run(
+        [*command, "--out", str(out)],
+        cwd=HERE.parent,
+        env={**os.environ, "KERAS_BACKEND": section.backend},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     if process.returncode == 0:
-        (out / "printed.part").rename(out / "printed.txt")
+        keep(section, process.stdout, out)
     minutes = (time.perf_counter() - start) / 60
     print(f"{section.name}: rc {process.returncode}, {minutes:.1f} min")
-    return process.returncode == 0
 
 
-def measured(section, folder):
-    """What the script printed, from the line of the machine on."""
-    path = folder / section.name / "printed.txt"
-    if not path.exists():
-        return "Not run to its end yet.\n"
-    lines = path.read_text().splitlines()
+def keep(section, printed, out):
+    """Keeps what a script printed, from the line of the machine, and plots."""
+    lines = printed.splitlines()
     first = next(i for i, t in enumerate(lines) if re.match(r"Keras \d", t))
-    return "\n".join(t for t in lines[first:]).strip() + "\n"
-
-
-def pictures(section, folder):
-    """Copies the plots of a section beside the page."""
-    links = []
-    for path in sorted((folder / section.name).glob("*.png")):
+    blocks = ["\n".join(lines[first:]).strip()]
+    for path in sorted(out.glob("*.png")):
         IMAGES.mkdir(exist_ok=True)
         shutil.copy(path, IMAGES / path.name)
-        links.append(f"![{section.title}](images/{path.name})")
-    return "\n\n".join(links)
+        blocks.append(f"![{section.title}](images/{path.name})")
+    MEASURED.mkdir(exist_ok=True)
+    (MEASURED / f"{section.name}.md").write_text("\n\n".join(blocks) + "\n")
 
 
-def written(section, folder):
+def measured(section):
+    path = MEASURED / f"{section.name}.md"
+    if not path.exists():
+        return "Not run to its end yet."
+    return path.read_text().strip()
+
+
+def written(section):
     blocks = [
         f"## {section.title}",
         f"**Claim.** {section.claim}",
         f"**Strongest peer.** {section.peer}",
         f"```bash\n{section.command}\n```",
-        measured(section, folder).strip(),
-        pictures(section, folder),
+        measured(section),
         section.finding and f"**Found.** {section.finding}",
     ]
     return "\n\n".join(filter(None, blocks)) + "\n"
@@ -204,8 +203,7 @@ def main():
     if not arguments.write:
         for section in chosen:
             run(section, folder, arguments.data)
-    pages = [INTRODUCTION, *(written(s, folder) for s in SECTIONS)]
-    PAGE.write_text("\n".join(pages))
+    PAGE.write_text("\n".join([INTRODUCTION, *map(written, SECTIONS)]))
     print(f"wrote {PAGE.relative_to(HERE.parent)}")
 
 
