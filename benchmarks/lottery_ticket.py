@@ -16,13 +16,13 @@ Networks as small as these train no faster on several cores.
 """
 
 import argparse
-import gzip
 import itertools
 import json
 import pathlib
 
 import keras
 import numpy as np
+from _idx import read_mnist
 from _timing import print_head
 from _timing import print_row
 from _training import machine
@@ -143,23 +143,9 @@ def read_rows(path):
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def read(folder, part):
-    """Images and labels from the gzipped IDX files that MNIST comes in."""
-    images, labels = (
-        np.frombuffer(gzip.open(folder / name).read()[skip:], "uint8")
-        for name, skip in (
-            (f"{part}-images-idx3-ubyte.gz", 16),
-            (f"{part}-labels-idx1-ubyte.gz", 8),
-        )
-    )
-    return images.reshape(len(labels), -1), labels
-
-
 def load(folder):
-    if folder is None:
-        (x, y), test = keras.datasets.mnist.load_data()
-    else:
-        (x, y), test = (read(folder, part) for part in ("train", "t10k"))
+    mnist = read_mnist(folder) if folder else keras.datasets.mnist.load_data()
+    (x, y), test = mnist
 
     def flat(images):
         return (images.reshape(len(images), -1) / 255.0).astype("float32")

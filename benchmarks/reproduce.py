@@ -111,6 +111,18 @@ SECTIONS = [
         "supermask alone, no weight trained, reaches 97.4%.",
     ),
     Section(
+        "pruning_accuracy",
+        "Pruning before, during and after training",
+        "Gradual pruning of a trained network keeps its accuracy at 90% zeros "
+        "and better ([Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878));"
+        " SNIP takes 98% of LeNet-300-100 before training, with little loss "
+        "([Lee et al., 2019](https://arxiv.org/abs/1810.02340)).",
+        "tensorflow-model-optimization, in the last row; it has gradual "
+        "pruning alone.",
+        "pruning_accuracy.py",
+        mnist=True,
+    ),
+    Section(
         "multi_task_accuracy",
         "Task weights, learned and fixed",
         "On NYUv2, over single tasks: equal weights +3.6%, DWA +4.6%, PCGrad "
@@ -130,6 +142,23 @@ SECTIONS = [
         "The authors' code for TensorFlow 1; Keras has `OrthogonalRegularizer`,"
         " for matrices alone.",
         "mhe_accuracy.py",
+    ),
+    Section(
+        "uncertainty",
+        "SDE-Net and BatchEnsemble: to know what is not known",
+        "MNIST, with SVHN as the unknown: AUROC 99.8 of SDE-Net, 95.9 of a "
+        "ResNet; SVHN with CIFAR-10: 94.3 and 94.4, no gain (the code of [Kong "
+        "et al., 2020](https://arxiv.org/abs/2008.10546), as run for [keras-"
+        "sde-net](https://github.com/philipperemy/keras-sde-net)). CIFAR-10, "
+        "WRN-28-10: 96.0% alone, 96.3% as a BatchEnsemble of 4, 96.6% as four "
+        "networks, negative log-likelihoods 0.159, 0.136 and 0.114 "
+        "([uncertainty-baselines](https://github.com/google/"
+        "uncertainty-baselines), after [Wen et al., 2020]"
+        "(https://arxiv.org/abs/2002.06715)).",
+        "`torch-uncertainty`, which has BatchEnsemble; edward2, for Keras 2; "
+        "SDE-Net as its authors left it.",
+        "uncertainty.py",
+        mnist=True,
     ),
 ]
 
