@@ -18,10 +18,14 @@ class Runs:
     def __init__(self, folder):
         self.path = pathlib.Path(folder) / f"{keras.config.backend()}.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        text = self.path.read_text() if self.path.exists() else ""
+        # A last line that was not written to its end is made again.
+        whole, _, _ = text.rpartition("\n")
+        if text and not text.endswith("\n"):
+            self.path.write_text(whole and whole + "\n")
         self._results = {
             json.dumps(line["key"]): line["result"]
-            for line in map(json.loads, lines)
+            for line in map(json.loads, whole.splitlines())
         }
 
     def __contains__(self, key):

@@ -120,7 +120,9 @@ def fit(name, share, seed, data, arguments):
     (x, y), (test_x, test_y) = data
     names, epochs = PARTS[name], arguments.epochs
     steps_per_epoch = -(-len(x) // BATCH_SIZE)
-    model = compiled(names, epochs * steps_per_epoch, arguments.width)
+    # Each round of tickets but the first begins where its second epoch did.
+    last = epochs + ("ticket" in names)
+    model = compiled(names, last * steps_per_epoch, arguments.width)
     callbacks = []
     if "ticket" in names:
         callbacks.append(

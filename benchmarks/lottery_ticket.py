@@ -10,8 +10,9 @@ compared with its own mask on weights drawn anew, and with its own weights under
 masks of the same counts at random places. Beside them a network whose weights
 are never trained: a mask is, by edge-popup, in the same steps.
 
-What is done is in files, a network that was stopped in the middle goes on from
-its last backup: start the same command again. `--report` shows what there is.
+What is done is in files, and a series of rounds that was stopped in the middle
+goes on from its last backup: start the same command again. `--report` shows
+what there is.
 Networks as small as these train no faster on several cores.
 """
 
@@ -23,9 +24,11 @@ import pathlib
 import keras
 import numpy as np
 from _idx import read_mnist
+from _runs import mean_and_spread
 from _timing import print_head
 from _timing import print_row
 from _training import machine
+from matplotlib.figure import Figure
 
 import keras_dlkit as dlkit
 
@@ -127,7 +130,7 @@ class KeepRounds(keras.callbacks.Callback):
         ]
         path = self.folder / "series.json"
         if len(rows) != len(read_rows(path)):
-            path.write_text(json.dumps(rows))
+            write_whole(path, json.dumps(rows))
             print(f"{self.folder.name}, {len(rows)} rounds", flush=True)
 
 
@@ -259,9 +262,16 @@ def trained(net, data, seed, epochs):
 def once(path, make):
     """What `make` gives, from the file if there is one."""
     if not path.exists():
-        path.write_text(json.dumps(make()))
+        write_whole(path, json.dumps(make()))
         print(f"{path.parent.name}, {path.stem}", flush=True)
     return json.loads(path.read_text())
+
+
+def write_whole(path, text):
+    """Writes a file that is there whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def run(data, seed, epochs, out):
@@ -339,9 +349,9 @@ def cells(kind, level, rows, whole):
         f"{100 * rows[0]['density']:.1f}",
         "whole" if level == 0 else kind,
         f"{len(rows)}",
-        f"{steps.mean():.0f} ± {steps.std():.0f}",
+        mean_and_spread(steps, 0),
         relative[0],
-        f"{accuracies.mean():.2f} ± {accuracies.std():.2f}",
+        mean_and_spread(accuracies),
         relative[1],
         PAPER.get((kind, level), ""),
     )
@@ -356,8 +366,6 @@ def columns(rows):
 
 
 def plot(found, path):
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(9, 4), dpi=150, layout="constrained")
     titles = (
         "step of the least validation loss",
@@ -414,13 +422,13 @@ def main():
         "--report", action="store_true", help="train nothing: what there is"
     )
     arguments = parser.parse_args()
-    print(machine(), flush=True)
     if not arguments.report:
         data = load(arguments.data)
         epochs = arguments.steps // STEPS_PER_EPOCH
         for seed in range(arguments.seeds):
             run(data, seed, epochs, arguments.out)
     found = results(arguments.out)
+    print(machine())
     report(found)
     if ("winning ticket", 0) in found:
         plot(found, arguments.out / "lottery_ticket.png")

@@ -137,8 +137,8 @@ def gradual(name, arguments):
 
 
 def update_of(arguments):
-    """Updates of all masks; the second of a pair takes no more weights."""
-    optimizer = masked("Adam", arguments.width).optimizer
+    """Updates of all masks, while nearly all weights live and are ranked."""
+    optimizer = masked("Adam", arguments.width, 0.0).optimizer
 
     def run(steps):
         for _ in range(steps):

@@ -17,6 +17,7 @@ after the last one.
 import argparse
 import functools
 import pathlib
+import time
 
 import keras
 import numpy as np
@@ -108,11 +109,10 @@ def before(score, net, sparsity, data, epochs):
 
 
 def at_random(net, sparsity, data, epochs):
-    rng = np.random.default_rng(0)
     kernels = [layer.kernel for layer in net.layers]
     size = sum(k.numpy().size for k in kernels)
     masks = (np.arange(size) >= round(sparsity * size)).astype("uint8")
-    rng.shuffle(masks)
+    np.random.shuffle(masks)  # of the seed of the network
     parts = np.split(masks, np.cumsum([k.numpy().size for k in kernels])[:-1])
     masks = {k.path: m.reshape(k.shape) for k, m in zip(kernels, parts)}
     fit(under_masks(net, masks), data, epochs)
@@ -129,22 +129,24 @@ WAYS = {
 TFMOT = "gradual, tfmot in Keras 2"
 
 
-def accuracy(way, sparsity, seed, data, test, epochs):
+def result_of(way, sparsity, seed, data, test, epochs):
     net = network(seed)
+    start = time.perf_counter()
     way(net, sparsity, data, epochs)
+    seconds = time.perf_counter() - start
     if way is not whole:
         density = dlkit.sparsity.report(net).density
         assert abs(density - (1 - sparsity)) < 1e-3, density
-    return score_of(net, test)
+    return {"accuracy": accuracy(net, test), "seconds": seconds}
 
 
-def score_of(net, test):
+def accuracy(net, test):
     x, y = test
     scores = net.predict(x, batch_size=1000, verbose=0)
     return 100 * float(np.mean(scores.argmax(axis=1) == y))
 
 
-def accuracy_of_tfmot(sparsity, seed, data, test, epochs):
+def result_of_tfmot(sparsity, seed, data, test, epochs):
     import tensorflow_model_optimization as tfmot
     import tf_keras
 
@@ -167,8 +169,10 @@ def accuracy_of_tfmot(sparsity, seed, data, test, epochs):
         tf_keras.optimizers.Adam(LEARNING_RATE),
         tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
+    start = time.perf_counter()
     fit(net, data, epochs, [pruning.UpdatePruningStep()])
-    return score_of(net, test)
+    seconds = time.perf_counter() - start
+    return {"accuracy": accuracy(net, test), "seconds": seconds}
 
 
 def main():
@@ -185,32 +189,39 @@ def main():
     data, _, test = load(arguments.data)
     runs = Runs(arguments.out)
 
-    def cell(name, make, sparsity):
-        results = [
+    def results(name, make, sparsity):
+        return [
             runs.once(
                 [name, sparsity, seed, arguments.epochs],
                 lambda: make(sparsity, seed, data, test, arguments.epochs),  # noqa: B023
             )
             for seed in range(arguments.seeds)
         ]
-        return mean_and_spread(results)
 
-    def row(name, make):
-        return [name, *(cell(name, make, s) for s in SPARSITIES)]
+    def row(name, make, sparsities=SPARSITIES):
+        columns = [results(name, make, s) for s in sparsities]
+        cells = [
+            mean_and_spread([found["accuracy"] for found in column])
+            for column in columns
+        ]
+        cells += [""] * (len(SPARSITIES) - len(cells))
+        seconds = [found["seconds"] for column in columns for found in column]
+        return name, *cells, f"{np.median(seconds):.0f}"
 
-    rows = [["whole", *[cell("whole", functools.partial(accuracy, whole), 0)]]]
-    rows[0] += [""] * (len(SPARSITIES) - 1)
+    rows = [row("whole", functools.partial(result_of, whole), [0])]
     for name, way in WAYS.items():
-        rows.append(row(name, functools.partial(accuracy, way)))
+        rows.append(row(name, functools.partial(result_of, way)))
     try:
-        rows.append(row(TFMOT, accuracy_of_tfmot))
+        rows.append(row(TFMOT, result_of_tfmot))
     except ImportError as error:
-        rows.append([TFMOT, f"not installed: {error.name}", "", ""])
+        rows.append((TFMOT, f"not installed: {error.name}", "", "", ""))
     print(
         f"\n{machine()}; {arguments.epochs} epochs, {arguments.seeds} seeds. "
-        "Test accuracy, %, mean and standard deviation.\n"
+        "Test accuracy, %, mean and standard deviation; median seconds of a "
+        "fit.\n"
     )
-    print_head("pruned", *(f"{100 * s:.0f}% zeros" for s in SPARSITIES))
+    columns = [f"{100 * s:.0f}% zeros" for s in SPARSITIES]
+    print_head("pruned", *columns, "seconds")
     for cells in rows:
         print_row(*cells)
 

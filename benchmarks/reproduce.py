@@ -164,7 +164,7 @@ SECTIONS = [
 
 
 def run(section, folder, data):
-    """Runs a script to its end, and keeps what it printed."""
+    """Runs a script; keeps what it printed, if it came to its end."""
     out = folder / section.name
     out.mkdir(parents=True, exist_ok=True)
     command = section.command.split()[1:]
@@ -184,6 +184,7 @@ def run(section, folder, data):
         keep(section, process.stdout, out)
     minutes = (time.perf_counter() - start) / 60
     print(f"{section.name}: rc {process.returncode}, {minutes:.1f} min")
+    return process.returncode == 0
 
 
 def keep(section, printed, out):
@@ -218,6 +219,10 @@ def written(section):
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
+def page():
+    return "\n".join([INTRODUCTION, *map(written, SECTIONS)])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="regular expression")
@@ -229,11 +234,17 @@ def main():
     arguments = parser.parse_args()
     folder = arguments.out.resolve()
     chosen = [s for s in SECTIONS if re.search(arguments.only, s.name)]
+    failed = []
     if not arguments.write:
-        for section in chosen:
-            run(section, folder, arguments.data)
-    PAGE.write_text("\n".join([INTRODUCTION, *map(written, SECTIONS)]))
+        failed = [
+            section.name
+            for section in chosen
+            if not run(section, folder, arguments.data)
+        ]
+    PAGE.write_text(page())
     print(f"wrote {PAGE.relative_to(HERE.parent)}")
+    if failed:
+        sys.exit(f"not run to their end: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

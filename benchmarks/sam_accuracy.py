@@ -10,13 +10,14 @@ last one, and `--table` prints what there is so far.
 """
 
 import argparse
-import json
 import math
 import pathlib
 import time
 
 import keras
 import numpy as np
+from _runs import Runs
+from _runs import mean_and_spread
 from _timing import print_head
 from _timing import print_row
 from _training import machine
@@ -28,6 +29,7 @@ BATCH_SIZE = 64
 METHODS = {
     "plain": (None, {}, 1.0),
     "SAM": ("SAM", {"rho": 0.05}, 2.0),
+    "SAM, every_steps=5": ("SAM", {"rho": 0.05, "every_steps": 5}, 1.2),
     "ASAM": ("SAM", {"rho": 0.5, "adaptive": "weights"}, 2.0),
     "GSAM": ("GSAM", {"rho": 0.05, "alpha": 0.4}, 2.0),
     "FriendlySAM": ("FriendlySAM", {"rho": 0.05}, 2.0),
@@ -108,32 +110,10 @@ def fit(run, data, width):
     return {"accuracy": 100 * accuracy, "seconds": seconds}
 
 
-class Results:
-    """The fits made so far, a line each in a file."""
-
-    def __init__(self, arguments):
-        self.arguments = arguments
-        self.path = arguments.out / f"{keras.config.backend()}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self.accuracies = {
-            json.dumps(result["key"]): result["accuracy"]
-            for result in map(json.loads, lines)
-        }
-
-    def key(self, run):
-        inner, method, *_ = run
-        a = self.arguments
-        return [*run, settings_of(inner, method), a.train_size, a.width]
-
-    def get(self, run):
-        return self.accuracies.get(json.dumps(self.key(run)))
-
-    def add(self, run, result):
-        key = self.key(run)
-        self.accuracies[json.dumps(key)] = result["accuracy"]
-        with self.path.open("a") as file:
-            file.write(json.dumps({"key": key, **result}) + "\n")
+def key_of(run, arguments):
+    inner, method, *_ = run
+    sizes = arguments.train_size, arguments.width
+    return [*run, settings_of(inner, method), *sizes]
 
 
 def same_gradients(method, epochs):
@@ -152,33 +132,37 @@ def runs_to_make(arguments):
                     yield inner, method, epochs, seed
 
 
-def make_runs(results, arguments):
+def make_runs(runs, arguments):
     data = load(arguments.train_size)
     for run in runs_to_make(arguments):
-        if results.get(run) is None:
-            results.add(run, fit(run, data, arguments.width))
-            print(*run, f"{results.get(run):.2f}", flush=True)
+        runs.once(
+            key_of(run, arguments),
+            lambda: fit(run, data, arguments.width),  # noqa: B023
+        )
 
 
-def cell(results, inner, method, epochs_of, arguments):
-    """Mean and spread over the seeds, and the gain over the plain optimizer."""
+def beside_plain(runs, inner, method, epochs_of, arguments):
+    """Results of the seeds, in pairs with those of the plain optimizer."""
 
-    def accuracies(name):
+    def results(name):
         epochs = epochs_of(name, arguments.epochs)
         return [
-            results.get((inner, name, epochs, seed))
+            runs.get(key_of((inner, name, epochs, seed), arguments))
             for seed in range(arguments.seeds)
         ]
 
-    pairs = [
-        (own, plain)
-        for own, plain in zip(accuracies(method), accuracies("plain"))
-        if own is not None and plain is not None
-    ]
+    pairs = zip(results(method), results("plain"))
+    return [pair for pair in pairs if None not in pair]
+
+
+def accuracy_cell(pairs, method, arguments):
+    """Mean and spread over the seeds, and the gain over the plain optimizer."""
     if len(pairs) < 2:
         return f"{len(pairs)} of {arguments.seeds} seeds"
-    own, plain = np.transpose(pairs)
-    text = f"{own.mean():.2f} ± {own.std(ddof=1):.2f}"
+    own, plain = np.transpose(
+        [[own["accuracy"], plain["accuracy"]] for own, plain in pairs]
+    )
+    text = mean_and_spread(own)
     if method != "plain":
         gain = own - plain
         text += f" ({gain.mean():+.2f} ± {gain.std(ddof=1):.2f})"
@@ -186,47 +170,57 @@ def cell(results, inner, method, epochs_of, arguments):
     return text + (f", {missing} seeds to come" if missing else "")
 
 
-def print_table(results, arguments):
+def print_table(runs, arguments):
     epochs = arguments.epochs
     print(
         f"\n{machine()}; {arguments.train_size} training images, "
         f"{arguments.seeds} seeds, width {arguments.width}, batch "
         f"{BATCH_SIZE}. Accuracy in %, mean and standard deviation; in "
-        "brackets the gain over the plain optimizer, seed by seed.\n"
+        "brackets the gain over the plain optimizer, seed by seed. Time: of a "
+        "fit of as many epochs, compilation included, to the plain one's.\n"
     )
     print_head(
         "optimizer",
         "gradients a step",
         f"the gradients of {2 * epochs} plain epochs",
         f"{epochs} epochs",
+        "time",
     )
     for inner in arguments.inner:
         for method, (_, _, gradients) in METHODS.items():
+            same, equal = (
+                beside_plain(runs, inner, method, epochs_of, arguments)
+                for epochs_of in (same_gradients, lambda _, own: own)
+            )
+            times = [own["seconds"] / plain["seconds"] for own, plain in equal]
             print_row(
                 f"{method}, {inner}",
                 f"{gradients:g}",
-                cell(results, inner, method, same_gradients, arguments),
-                cell(results, inner, method, lambda _, own: own, arguments),
+                accuracy_cell(same, method, arguments),
+                accuracy_cell(equal, method, arguments),
+                f"{np.median(times):.2f}x" if times else "",
             )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    # A multiple of 3: the gradients of LookSAM come out even.
-    parser.add_argument("--epochs", type=int, default=9)
+    # A multiple of 3: the gradients of every fifth step come out even.
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--train-size", type=int, default=4000)
     parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--inner", nargs="+", default=["SGD"], choices=INNER)
+    parser.add_argument(
+        "--inner", nargs="+", default=list(INNER), choices=INNER
+    )
     parser.add_argument(
         "--out", type=pathlib.Path, default=pathlib.Path("runs/sam_accuracy")
     )
     parser.add_argument("--table", action="store_true", help="train nothing")
     arguments = parser.parse_args()
-    results = Results(arguments)
+    runs = Runs(arguments.out)
     if not arguments.table:
-        make_runs(results, arguments)
-    print_table(results, arguments)
+        make_runs(runs, arguments)
+    print_table(runs, arguments)
 
 
 if __name__ == "__main__":

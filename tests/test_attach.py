@@ -367,6 +367,45 @@ def test_datasets_generators_and_single_batches_train_alike():
             np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_the_off_switch_by_epoch_in_a_compiled_fit():
+    """Where a part is off, the epoch is a plain one; where it is on, not."""
+
+    def losses(*parts):
+        model, data, arguments = zoo.make("sequential")
+        model = dlkit.attach(model, *parts)
+        arguments["loss"] = "categorical_crossentropy"
+        model.compile("sgd", **arguments)
+        y = np.eye(3, dtype="float32")[data["y"]]
+        history = model.fit(data["x"], y, 8, epochs=3, shuffle=False, verbose=0)
+        return np.array(history.history["loss"])
+
+    part = dlkit.layers.MixUp(1.0, active_epochs=(1, 2), seed=0)
+    plain, switched = losses(), losses(part)
+    np.testing.assert_allclose(switched[0], plain[0], rtol=1e-5)
+    assert abs(switched[1] / plain[1] - 1) > 1e-3
+    on = losses(dlkit.layers.MixUp(1.0, active_epochs=(0, 3), seed=0))
+    assert abs(on[0] / plain[0] - 1) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_inputs_are_mixed_in_fit(dtype):
+    net = keras.Sequential(
+        [keras.Input((4, 4, 1), dtype=dtype), layers.Flatten(), layers.Dense(3)]
+    )
+    mix = [
+        dlkit.layers.MixUp(1.0, num_classes=3),
+        dlkit.layers.CutMix(num_classes=3),
+    ]
+    parts = dlkit.layers.CutOut(2), dlkit.layers.RandomChoice(mix)
+    model = dlkit.attach(net, *parts)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    x = ops.cast(np.ones((8, 4, 4, 1)), dtype)
+    y = ops.convert_to_tensor(np.arange(8) % 3)
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert np.isfinite(float(logs["loss"]))
+
+
 def test_positional_arguments_and_a_single_callback():
     model, data, arguments = zoo.make("sequential")
     part = dlkit.layers.MixUp(num_classes=3, active_epochs=(0, 1))

@@ -49,6 +49,19 @@ def test_every_page_is_in_the_navigation():
         assert re.search(rf": {re.escape(path)}$", navigation, re.M), path
 
 
+def test_results_are_the_page_that_reproduce_writes():
+    specification = importlib.util.spec_from_file_location(
+        "reproduce", ROOT / "benchmarks" / "reproduce.py"
+    )
+    reproduce = importlib.util.module_from_spec(specification)
+    sys.modules["reproduce"] = reproduce  # as its dataclass wants
+    specification.loader.exec_module(reproduce)
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert page == reproduce.page()
+    for section in reproduce.SECTIONS:
+        assert (ROOT / "benchmarks" / section.script).exists(), section
+
+
 def build(folder):
     return subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict"],

@@ -90,6 +90,19 @@ if keras.config.backend() == "tensorflow":
         np.testing.assert_array_equal(mixed.numpy()[..., 0], y.numpy())
         assert w.shape == (10, 5, 4)
 
+    def test_masks_that_turn_out_to_be_of_another_size():
+        part = CutMix(seed=0)
+        step = tf.function(
+            lambda x, y: part((x, y)),
+            input_signature=[
+                tf.TensorSpec((None, None, None, 2), tf.float32),
+                tf.TensorSpec((None, None, None), tf.int32),
+            ],
+        )
+        step(X, X[..., 0].astype("int32"))
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            step(X, np.zeros((len(X), 5, 3), "int32"))
+
     def test_half_precision_and_policies():
         keras.config.set_dtype_policy("mixed_float16")
         for dtype in (tf.float16, tf.bfloat16):

@@ -59,6 +59,14 @@ class Space:
             f"sizes {self.known}. Resize one of the two."
         )
 
+    def fitted(self, y, axis):
+        """Targets a pixel; where sizes are found out later, an error then."""
+        if None not in (*y.shape[axis : axis + self.rank], *self.known):
+            return y
+        shape = list(ops.shape(y))
+        shape[axis : axis + self.rank] = self.sizes
+        return ops.broadcast_to(y, shape)
+
     def spread(self, weights, path=()):
         """Weights a sample as weights a pixel, `(batch, *sizes)`."""
         shape = weights.shape

@@ -28,8 +28,8 @@ def option_of(name, option, y):
 
 def one_hot(y, classes):
     """Classes as float32 rows; a row of NaN for one out of range."""
-    if len(y.shape) == 2 and y.shape[1] == 1:
-        y = ops.squeeze(y, axis=1)
+    if len(y.shape) > 1 and y.shape[-1] == 1:
+        y = ops.squeeze(y, axis=-1)
     y = ops.expand_dims(ops.cast(y, "int32"), -1)
     rows = ops.cast(y == ops.arange(classes, dtype="int32"), "float32")
     outside = ops.logical_or(y < 0, y >= classes)
@@ -56,6 +56,18 @@ def check_range(y, classes, path):
             f"{named('target', path)} with labels from {y.min()} to {y.max()}. "
             "Count the classes anew, or renumber the labels from 0."
         )
+    if y.ndim > 1 and y.shape[-1] == classes and _is_one_hot(y):
+        raise ValueError(
+            f"With num_classes={classes} integers are classes, to be made "
+            f"one-hot. Received: {named('target', path)} of shape {y.shape}, "
+            "which is one-hot already. Pass it as float32."
+        )
+
+
+def _is_one_hot(y):
+    return y.dtype.kind in "iu" and (
+        (y.max(axis=-1) == 1).all() and (y.sum(axis=-1) == 1).all()
+    )
 
 
 def smooth(y, strength, classes, multi_label, path):

@@ -14,9 +14,6 @@ from keras_dlkit._papers import cites
 from keras_dlkit._tree import map_leaves
 from keras_dlkit._tree import map_with_path
 from keras_dlkit.layers import _space
-from keras_dlkit.layers import _targets
-from keras_dlkit.layers._inputs import as_float
-from keras_dlkit.layers._inputs import is_integer
 from keras_dlkit.layers._mixtures import Paste
 from keras_dlkit.layers.mixing_part import MixingPart
 from keras_dlkit.ops._dtypes import wide_dtype
@@ -157,11 +154,6 @@ class CutMix(MixingPart):
     def check_model(self, model):
         _space.check_model(model, self.inputs, self.data_format)
 
-    def encode_integers(self, y, path):
-        if len(y.shape) > 1 and y.shape[1] != 1:
-            return y  # a value a pixel, if `prepare` finds that it is one
-        return super().encode_integers(y, path)
-
     def draw(self, batch_size, seed):
         draw = super().draw(batch_size, seed)
         if draw is None:
@@ -176,11 +168,10 @@ class CutMix(MixingPart):
         space = self._space(x)
 
         def prepare_target(path, target):
-            if space.dense_axis(target, path) is not None:
-                return target
-            if is_integer(target):
-                _targets.refuse_integers(target, path)
-            return as_float(target)
+            axis = space.dense_axis(target, path)
+            if axis is not None:
+                return space.fitted(target, axis)
+            return self.prepare_target(path, target)
 
         y = map_with_path(prepare_target, y)
         return x, y, _prepare_weights(sample_weight, y, space)

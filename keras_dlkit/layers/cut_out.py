@@ -145,7 +145,7 @@ class CutOut(BatchPart):
         lengths = as_row([self.size] * len(sizes), "int32")
         if isinstance(self.size, float):
             side = ops.round(self.size * as_row(sizes, "float32"))
-            lengths = ops.cast(side, "int32")
+            lengths = ops.maximum(ops.cast(side, "int32"), 1)
         lengths = ops.where(cut[:, None], lengths, 0)
         boxes = [
             boxes_around(

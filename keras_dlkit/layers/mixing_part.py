@@ -8,6 +8,7 @@ from keras import tree
 
 from keras_dlkit import _checks
 from keras_dlkit._tree import map_leaves
+from keras_dlkit._tree import map_with_path
 from keras_dlkit.layers import _targets
 from keras_dlkit.layers._inputs import as_float
 from keras_dlkit.layers._inputs import as_keys
@@ -103,6 +104,12 @@ class MixingPart(BatchPart):
         del path
         return x
 
+    def prepare_target(self, path, y):
+        """Targets that can be mixed; integers are left by `encode` alone."""
+        if is_integer(y):
+            _targets.refuse_integers(y, path)
+        return as_float(y)
+
     def mixture(self, x, draw):
         """What becomes of the rows, for this draw."""
         del x
@@ -112,10 +119,6 @@ class MixingPart(BatchPart):
         return map_inputs(
             lambda leaf, path: mixture.input(leaf), x, self.inputs
         )
-
-    def encode_integers(self, y, path):
-        """Integer targets of an output without `num_classes`."""
-        return _targets.refuse_integers(y, path)
 
     # Randomness: the share of the row itself, and its partner.
 
@@ -137,7 +140,7 @@ class MixingPart(BatchPart):
             return x, y, sample_weight
         return (
             map_inputs(self.prepare_input, x, self.inputs),
-            map_leaves(as_float, y),
+            map_with_path(self.prepare_target, y),
             map_leaves(lambda w: ops.cast(w, wide_dtype(w)), sample_weight),
         )
 
@@ -163,12 +166,13 @@ class MixingPart(BatchPart):
         return self._map_targets(self._encode, y)
 
     def _encode(self, y, classes, multi_label, path):
+        del path
         if not is_integer(y):
             return y
         if multi_label:
             return ops.cast(y, "float32")
         if classes is None:
-            return self.encode_integers(y, path)
+            return y  # another part may know what they are
         return _targets.one_hot(y, classes)
 
     def check_targets(self, y):
@@ -192,7 +196,9 @@ class MixingPart(BatchPart):
         strength = ops.where(self.is_active(), self.label_smoothing, 0.0)
 
         def smooth(target, classes, multi_label, path):
-            return _targets.smooth(target, strength, classes, multi_label, path)
+            return _targets.smooth(
+                as_float(target), strength, classes, multi_label, path
+            )
 
         return self._map_targets(smooth, y)
 

@@ -120,8 +120,7 @@ class RandomChoice(BatchPart):
         return any(layer.encodes(output) for layer in self.layers)
 
     def encode(self, y):
-        # An integer target that one part encodes, another refuses.
-        for layer in sorted(self.layers, key=lambda layer: not layer.encodes()):
+        for layer in self.layers:
             y = layer.encode(y)
         return y
 

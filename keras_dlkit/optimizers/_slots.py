@@ -1,8 +1,6 @@
 """The slots that optimizers keep of a weight, found by their shape."""
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_dlkit import _keras
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
@@ -62,23 +60,15 @@ def under_root(optimizer, variable):
     ]
 
 
-def reset(optimizers, variable, mask):
-    """Sets a weight to zero where it is pruned, and its slots as they began.
-
-    Args:
-        optimizers: List of optimizers that hold slots of the weight.
-        variable: `keras.Variable`.
-        mask: NumPy array.
-    """
-    live = mask != 0
+def of_all(optimizers, variable):
+    """The same of several optimizers, wrappers among them."""
+    found = []
     for optimizer in optimizers:
-        if isinstance(optimizer, WrapperOptimizer):
-            slot = optimizer.slot_of(variable)
-            targets = [] if slot is None else [(slot, 0.0)]
-        else:
-            targets = of(optimizer, variable)
-        for target, begin in targets:
-            _fill(target, live, begin)
+        if not isinstance(optimizer, WrapperOptimizer):
+            found += of(optimizer, variable)
+        elif (slot := optimizer.slot_of(variable)) is not None:
+            found.append((slot, 0.0))
+    return found
 
 
 def _initial(optimizer, name, variable):
@@ -92,9 +82,3 @@ def _initial(optimizer, name, variable):
     if name == "_accumulators":
         return float(getattr(optimizer, "initial_accumulator_value", 0.0))
     return 0.0
-
-
-def _fill(variable, live, value):
-    array = np.asarray(ops.convert_to_numpy(variable))
-    if ((array != value) & ~live).any():
-        variable.assign(np.where(live, array, np.asarray(value, array.dtype)))

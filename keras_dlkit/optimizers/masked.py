@@ -219,9 +219,10 @@ class Masked(WrapperOptimizer):
     def prune(self) -> None:
         """Sets what is masked to zero, and its slots to where they began."""
         for variable in self._masked_variables:
-            mask = ops.convert_to_numpy(self._slots[id(variable)])
-            if not mask.all():
-                _slots.reset(self._slotted(), variable, mask)
+            if ops.convert_to_numpy(self._slots[id(variable)]).all():
+                continue
+            for target, begin in _slots.of_all(self._slotted(), variable):
+                target.assign(self._restored(target, variable, begin))
 
     def _slotted(self):
         return [o for o in chain(self) if o is not self]

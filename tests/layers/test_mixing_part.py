@@ -60,6 +60,21 @@ def test_smoothing_stops_with_the_epochs():
     np.testing.assert_array_equal(part(data)[1], np.eye(4))
 
 
+@pytest.mark.parametrize("arguments", [{"alpha": 0.0}, {"probability": 0}])
+def test_booleans_are_smoothed_where_nothing_is_mixed(arguments):
+    y = np.array([[False, True], [True, True], [False, False], [True, False]])
+    part = MixUp(multi_label=True, label_smoothing=0.2, **arguments)
+    np.testing.assert_allclose(part((X, y))[1], 0.8 * y + 0.1, rtol=1e-6)
+
+
+def test_integers_that_are_one_hot_already():
+    part = MixUp(num_classes=3)
+    with pytest.raises(ValueError, match="one-hot already.*float32"):
+        part((X, np.eye(3, dtype="int32")[[0, 2, 1, 1]]))
+    steps = np.array([[0, 1, 2], [1, 1, 1], [0, 0, 0], [2, 1, 0]])
+    assert part((X, steps))[1].shape == (4, 3, 3)  # a class a time step
+
+
 def test_options_that_exclude_each_other():
     for arguments in (
         {"num_classes": 3, "multi_label": True},

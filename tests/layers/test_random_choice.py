@@ -144,6 +144,31 @@ def test_it_encodes_if_any_part_does():
         )
 
 
+def test_what_one_part_cannot_encode_another_may():
+    y = np.array([[0, 1], [1, 1], [0, 0]])
+    for parts in ([MixUp(), MixUp(multi_label=True)],) * 2:
+        parts.reverse()
+        assert RandomChoice(parts).encode(y).dtype != y.dtype
+    each = [MixUp(num_classes=[3, None]), MixUp(num_classes=[None, 4])]
+    labels = np.array([0, 1, 2])
+    first, second = RandomChoice(each).encode([labels, labels])
+    assert tuple(first.shape) == (3, 3) and tuple(second.shape) == (3, 4)
+    with pytest.raises(ValueError, match="Integer targets cannot be blended"):
+        RandomChoice([MixUp(), MixUp()])((np.ones((3, 2)), labels))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(dtype):
+    x = keras.ops.cast(np.ones((4, 4, 4, 1)), dtype)
+    y = np.arange(4)
+    parts = [MixUp(1.0, num_classes=4), CutMix(num_classes=4)]
+    for per_batch in (True, False):
+        part = RandomChoice(parts, per_batch=per_batch)
+        mixed, labels = part((x, keras.ops.convert_to_tensor(y)))
+        assert keras.backend.standardize_dtype(mixed.dtype) == dtype
+        assert keras.backend.standardize_dtype(labels.dtype) == "float32"
+
+
 @pytest.mark.parametrize(
     ("layers", "arguments", "error", "match"),
     [

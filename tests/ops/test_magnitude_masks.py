@@ -166,3 +166,26 @@ def test_blocks_go_whole_the_weakest_means_first():
     for i, j in sorted(means, key=means.get)[:4]:
         expected[i : i + 2, j : j + 3] = 0
     assert (got == expected).all()
+
+
+@pytest.mark.parametrize("count", [1, 700, 45_000, 149_990, 150_000])
+@pytest.mark.parametrize("kind", ["normal", "ties", "unlike its sample"])
+def test_many_weights_are_ranked_as_by_a_sort(kind, count):
+    """A sample brackets the last score; where it misleads, all are ranked."""
+    rng = np.random.default_rng(count)
+    flat = np.abs(rng.normal(size=150_010)).astype("float32")
+    if kind == "ties":
+        flat = np.round(flat, 1)
+    elif kind == "unlike its sample":
+        # All that a sample with any small stride sees first is large.
+        flat[: flat.size // 2] += 10.0
+        flat[:: 1 + flat.size // _pruning.SAMPLE] += 100.0
+    flat[rng.choice(flat.size, 10, replace=False)] = np.inf
+    arrays = [flat[:90_000].reshape(300, 300), flat[90_000:]]
+    masks = [np.ones(a.shape, "uint8") for a in arrays]
+    got = _pruning.remove(arrays, masks, count)
+    want = np.ones(flat.size, "uint8")
+    want[np.argsort(flat, kind="stable")[:count]] = 0
+    np.testing.assert_array_equal(
+        np.concatenate([g.ravel() for g in got]), want
+    )
