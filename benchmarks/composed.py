@@ -3,12 +3,12 @@
 KERAS_BACKEND=jax python benchmarks/composed.py
 
 One network with two outputs learns the class of an image, at half its size, and
-where the middle of its ink is. Every row has the same network, data, inner optimizer and number
-of epochs, with right labels and with a share of the training labels made wrong;
-the labels of the test are right. Nothing is tuned: the settings are those of
-the papers. The rounds of `LotteryTicket` have as many epochs each as the other
-rows have in all. Each fit is written to a file as it ends, and a run that was
-stopped goes on after the last one.
+where the middle of its ink is. Every row has the same network, data, inner
+optimizer and number of epochs, with right labels and with a share of the
+training labels made wrong; the labels of the test are right. Nothing is tuned:
+the settings are those of the papers. The rounds of `LotteryTicket` have as many
+epochs each as the other rows have in all. Each fit is written to a file as it
+ends, and a run that was stopped goes on after the last one.
 """
 
 import argparse
