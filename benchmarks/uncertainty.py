@@ -428,7 +428,7 @@ def report_numbers(arguments, store):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=5_000)
     parser.add_argument("--test-images", type=int, default=5_000)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--numbers-epochs", type=int, default=100)

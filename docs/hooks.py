@@ -3,7 +3,8 @@
 - Formulas become MathML, which browsers draw themselves: no script, no network.
 - A public name without a place in the site is an error. (MkDocs itself is
   strict about links and pages; see `validation` in mkdocs.yml.)
-- Names as `keras_dlkit.attach` in running text become links.
+- Names as `keras_dlkit.attach` in running text become links, and so does the
+  file of the measured costs, which is a page of the site.
 - The sections of docstrings that the Google style does not know become lists.
 """
 
@@ -40,6 +41,7 @@ RETURNS = re.compile(r"^Returns:\n((?: {4}.*\n?)*)", re.M)
 CALL_ARGUMENTS = re.compile(r"^Call arguments:\n((?: {4}.*\n?|\n)*)", re.M)
 ARGUMENT = re.compile(r"^(\w[\w, ]*): ", re.MULTILINE)
 CONTENTS = "<!-- every public name -->"
+COSTS = "benchmarks/README.md"
 
 
 # The public names.
@@ -177,6 +179,8 @@ def on_pre_build(config):
 
 
 def on_page_markdown(markdown, page, config, files):
+    if f"<!-- {COSTS} -->" in markdown:
+        return (ROOT / COSTS).read_text(encoding="utf-8")
     if CONTENTS not in markdown:
         return markdown
     lines, section = [], None
@@ -198,6 +202,10 @@ def on_page_content(html, page, config, files):
     html = FORMULA.sub(formula, html)
     # Long names may be broken after their points.
     html = HEADING.sub(lambda m: m[1] + m[2].replace(".", ".<wbr>") + "<", html)
+    costs = files.get_file_from_path("costs.md").url_relative_to(page.file)
+    html = html.replace(
+        f"<code>{COSTS}</code>", f'<a href="{costs}"><code>{COSTS}</code></a>'
+    )
     names = public_names()
     return NAME.sub(
         lambda m: (

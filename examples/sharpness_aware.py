@@ -158,7 +158,7 @@ def train(method, data, options, seed):
     keras.utils.set_random_seed(seed)
     images, targets = data.train
     targets = with_wrong_labels(targets, options.noise, seed)
-    steps = options.epochs * len(images) // BATCH_SIZE
+    steps = options.epochs * -(-len(images) // BATCH_SIZE)
     model = build_model(method, images.shape[1:], targets.shape[1], steps)
     start = time.perf_counter()
     model.fit(

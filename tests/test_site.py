@@ -76,6 +76,8 @@ def project(tmp_path):
     for name in ("docs", "keras_dlkit"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "README.md", tmp_path / "benchmarks")
     return tmp_path
 
 
@@ -91,6 +93,7 @@ def test_the_site(project):
     assert "<math" in sam and "<strong>State:</strong>" in sam
     # A function that its module has the name of.
     attach = pages["attach/index.html"]
+    assert "SAM by hand" in pages["costs/index.html"]
     assert 'id="keras_dlkit.attach"' in attach and "Parameters:" in attach
     for name, page in pages.items():
         # Readable without a network: nothing is fetched from elsewhere.

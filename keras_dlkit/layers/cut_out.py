@@ -42,9 +42,10 @@ class CutOut(BatchPart):
     Integer targets need no `num_classes`, and sparse losses stay possible.
 
     Args:
-        size: Float in `(0, 1]`, the share of each side that a square takes
-            (rounded to pixels), or integer, the pixels of its sides. Defaults
-            to `0.5`, as in the paper for CIFAR-10 (16 of 32 pixels).
+        size: Float in `(0, 1]`, the share of each side of the image that is
+            cut (rounded to pixels, one at least), so a rectangle where that is
+            no square; or integer, the pixels of all sides. Defaults to `0.5`,
+            as in the paper for CIFAR-10 (16 of 32 pixels).
         count: Integer, at least 1. The number of squares in an image; they may
             overlap.
         fill: Number, or a list of numbers, one a channel. What is put in;

@@ -275,6 +275,11 @@ def _check_layers(layers):
 def _check_probabilities(probabilities, layers):
     if probabilities is None:
         return None
+    if not isinstance(probabilities, (list, tuple)):
+        raise TypeError(
+            "`probabilities` must be a list of numbers, one a part. "
+            f"Received: probabilities={probabilities!r}"
+        )
     values = [
         _checks.check_number("probabilities", p, at_least=0, at_most=1)
         for p in probabilities

@@ -117,9 +117,15 @@ class GSAM(SAM):
         self.rho_min = _checks.check_number(
             "rho_min", rho_min, at_least=0, at_most=self.rho
         )
+        pair = learning_rate_range
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise ValueError(
+                "`learning_rate_range` must be a pair `(low, high)`. "
+                f"Received: learning_rate_range={pair!r}"
+            )
         low, high = (
             _checks.check_number("learning_rate_range", rate, at_least=0)
-            for rate in learning_rate_range
+            for rate in pair
         )
         if low >= high:
             raise ValueError(

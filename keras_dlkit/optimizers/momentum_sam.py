@@ -12,8 +12,8 @@ from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.neighbourhood import Neighbourhood
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
 
-# The optimizers of Keras that keep a momentum: of gradients, but for SGD, of
-# which it is the momentum of steps, and so points the other way.
+# The optimizers of Keras that keep a momentum. That of SGD is one of steps, and
+# points the other way than those of gradients, or of scaled ones (RMSprop).
 STEPS = (keras.optimizers.SGD,)
 GRADIENTS = (
     keras.optimizers.Adam,

@@ -176,6 +176,7 @@ def test_half_precision(dtype):
         (MixUp(), {}, TypeError, "list of parts"),
         ([keras.layers.Dense(2)], {}, TypeError, "Dense"),
         ([MixUp()], {"probabilities": [0.5]}, ValueError, "sum 0.5"),
+        ([MixUp()], {"probabilities": 1.0}, TypeError, "list of numbers"),
         ([MixUp()], {"probabilities": [0.5, 0.5]}, ValueError, "1 numbers"),
         ([MixUp()], {"probabilities": [-1]}, ValueError, "at least 0"),
     ],

@@ -232,19 +232,23 @@ def test_one_of_the_family_at_most(outer):
         outer(inner, 0.1)
 
 
-@pytest.mark.parametrize("name", [*METHODS, "momentum"])
+@pytest.mark.parametrize("pair", [0.1, (0.1,), (0.0, 0.1, 0.2)])
+def test_a_range_of_learning_rates_that_is_no_pair(pair):
+    with pytest.raises(ValueError, match="must be a pair"):
+        GSAM("adam", 0.1, rho_min=0.05, learning_rate_range=pair)
+
+
+@pytest.mark.parametrize("name", ["friendly", "look"])
 def test_a_bad_batch_does_not_stay_in_the_state(name):
     """A NaN gradient reaches the inner optimizer, not the method's state."""
-    if name == "momentum":
-        make, own = MomentumSAM, {}
-    else:
-        make, own, _ = METHODS[name]
+    make, own, _ = METHODS[name]
     optimizer = make(keras.optimizers.SGD(0.1, momentum=0.9), rho=0.1, **own)
     net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model = dlkit.attach(net)
     model.compile(optimizer, "mse")
     bad = np.array([[np.nan, 1.0], [1.0, 1.0]], "float32")
     model.fit(bad, np.ones((2, 1)), verbose=0)
+    assert optimizer.own_variables
     for variable in optimizer.own_variables:
         assert np.isfinite(ops.convert_to_numpy(variable)).all()
 
