@@ -194,8 +194,12 @@ WAYS = {
     "net.tflite": [by_litert],
 }
 # tensorflow_hub 0.16 needs pkg_resources, which setuptools 82 has not.
-if all(map(importlib.util.find_spec, ["tensorflow_hub", "pkg_resources"])):
+needed = {"tensorflow_hub": "tensorflow_hub", "pkg_resources": "setuptools<82"}
+missing = [p for m, p in needed.items() if not importlib.util.find_spec(m)]
+if not missing:
     WAYS["saved_model"].append(by_tensorflow_hub)
+elif "saved_model" in sys.argv:
+    print("by_tensorflow_hub: pip install", *map(repr, missing), flush=True)
 
 x = np.load("x.npy")
 for path in sys.argv[1:]:
