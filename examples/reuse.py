@@ -149,13 +149,15 @@ def by_keras(path):
 def by_tensorflow(path):
     import tensorflow as tf
 
-    return tf.saved_model.load(path).serve
+    net = tf.saved_model.load(path)  # has to live as long as it serves
+    return lambda x: net.serve(x)
 
 
 def by_tensorflow_hub(path):
     import tensorflow_hub as hub
 
-    return hub.load(path).serve
+    net = hub.load(path)
+    return lambda x: net.serve(x)
 
 
 def as_a_layer(path):
