@@ -149,13 +149,15 @@ def by_keras(path):
 def by_tensorflow(path):
     import tensorflow as tf
 
-    return tf.saved_model.load(path).serve
+    net = tf.saved_model.load(path)  # has to live as long as it serves
+    return lambda x: net.serve(x)
 
 
 def by_tensorflow_hub(path):
     import tensorflow_hub as hub
 
-    return hub.load(path).serve
+    net = hub.load(path)
+    return lambda x: net.serve(x)
 
 
 def as_a_layer(path):
@@ -194,8 +196,12 @@ WAYS = {
     "net.tflite": [by_litert],
 }
 # tensorflow_hub 0.16 needs pkg_resources, which setuptools 82 has not.
-if all(map(importlib.util.find_spec, ["tensorflow_hub", "pkg_resources"])):
+needed = {"tensorflow_hub": "tensorflow_hub", "pkg_resources": "setuptools<82"}
+missing = [p for m, p in needed.items() if not importlib.util.find_spec(m)]
+if not missing:
     WAYS["saved_model"].append(by_tensorflow_hub)
+elif "saved_model" in sys.argv:
+    print("by_tensorflow_hub: pip install", *map(repr, missing), flush=True)
 
 x = np.load("x.npy")
 for path in sys.argv[1:]:

@@ -1,11 +1,38 @@
 """What is left of a compiled model without the optimizers of this package."""
 
+import zipfile
+import zlib
+
 import keras
 
 from keras_dlkit import _keras
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
+
+# What Keras passes on from a zip, or an HDF5 file in it, that is damaged. Its
+# own errors are ValueErrors, and say what to do.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,  # and NotImplementedError
+)
+
+
+def load(path):
+    """A saved model, or an error with the name of the file."""
+    try:
+        return keras.saving.load_model(path)
+    except DAMAGE as error:
+        raise ValueError(
+            "`detach` reads a `.keras` file that is whole. Received: "
+            f"{str(path)!r}, of which a part cannot be read "
+            f"({type(error).__name__}: {error}). Save the model again, or take "
+            "another copy of the file."
+        ) from error
 
 
 def optimizer(model, network):

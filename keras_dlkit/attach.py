@@ -126,6 +126,10 @@ def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
         `keras.Model`. For a model that was attached in this process, the same
         object that was given to `attach`.
 
+    Raises:
+        TypeError: For what is neither a model nor a path.
+        ValueError: For a file that is damaged, or none.
+
     Example:
 
     ```python
@@ -138,7 +142,7 @@ def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
     """
     model = model_or_path
     if isinstance(model, (str, os.PathLike)):
-        model = keras.saving.load_model(model)
+        model = _plain.load(model)
     if not isinstance(model, keras.Model):
         raise TypeError(
             "`detach` takes what `attach` returned, or the path of a `.keras` "

@@ -523,10 +523,10 @@ def test_batch_ensemble_has_digits_that_are_unknown(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of the converters
-def test_reuse_serves_what_it_trained(tmp_path, capsys):
+def test_reuse_serves_what_it_trained(tmp_path, capfd):
     script = load("reuse")
     script.main(["--epochs=1", f"--out={tmp_path}"])
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out  # that of the reader, too
     served = re.findall(r"^(\S+): differs by (\S+)$", printed, re.M)
     assert all(float(gap) < 1e-5 for _, gap in served)
     names = [name for name, _ in served]
@@ -536,6 +536,9 @@ def test_reuse_serves_what_it_trained(tmp_path, capsys):
         missing = script.missing(form)
         assert bool(missing) is not any(n.startswith(file) for n in names)
         assert (f"{form}: pip install" in printed) is bool(missing)
+    if (tmp_path / "saved_model").exists():  # read by the hub, or said why not
+        by_hub = "saved_model-by_tensorflow_hub" in names
+        assert ("by_tensorflow_hub: pip install" in printed) is not by_hub
 
 
 def test_reuse_reads_without_this_package():

@@ -287,6 +287,9 @@ STEPS = {
     ),
     "gsam": lambda inner: dlkit.optimizers.GSAM(inner, rho=0.0),
     "friendly_sam": lambda inner: dlkit.optimizers.FriendlySAM(inner, rho=0.0),
+    "look_sam": lambda inner: dlkit.optimizers.LookSAM(
+        inner, rho=0.0, every_steps=2
+    ),
     "momentum_sam": lambda inner: dlkit.optimizers.MomentumSAM(inner, rho=0.0),
 }
 

@@ -14,8 +14,8 @@ def encode(value, arrays, prefix):
     """A JSON value for it; its arrays go into `arrays`, under `prefix`.
 
     Args:
-        value: Numbers, strings, arrays, functions of `keras.ops`, and lists,
-            tuples and dictionaries of them.
+        value: Numbers, strings, arrays, tensors, functions of `keras.ops`, and
+            lists, tuples and dictionaries of them.
         arrays: Dictionary that gets the arrays.
         prefix: String. What the names of its arrays begin with.
 
@@ -30,6 +30,8 @@ def encode(value, arrays, prefix):
         name = f"{prefix}.{len(arrays)}"
         arrays[name] = value
         return {"array": name}
+    if _is_tensor(value):
+        return {"tensor": encode(_to_array(value), arrays, prefix)}
     if isinstance(value, (list, tuple)):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [encode(v, arrays, prefix) for v in value]}
@@ -48,6 +50,8 @@ def decode(node, arrays):
     ((kind, content),) = node.items()
     if kind == "array":
         return np.array(arrays[content])
+    if kind == "tensor":
+        return ops.convert_to_tensor(decode(content, arrays))
     if kind == "function":
         return getattr(ops, content)
     if kind == "dict":
@@ -56,12 +60,38 @@ def decode(node, arrays):
     return values if kind == "list" else tuple(values)
 
 
+def encode_items(items, arrays, prefix):
+    """`encode` of each value of a dictionary, without those not plain."""
+    found = {}
+    for name, value in items.items():
+        try:
+            found[name] = encode(value, arrays, prefix)
+        except NotPlain:
+            continue
+    return found
+
+
 def fingerprint(value):
     """Bytes that are the same for the same data alone."""
     arrays = {}
     text = json.dumps(encode(value, arrays, "")).encode()
     parts = [(a.dtype.str, a.shape, a.tobytes()) for a in arrays.values()]
     return text, parts
+
+
+def _is_tensor(value):
+    """One that is kept for what it holds, as the logs of a vector are."""
+    return ops.is_tensor(value) and not hasattr(value, "assign")
+
+
+def _to_array(tensor):
+    try:
+        array = np.asarray(ops.convert_to_numpy(tensor))
+    except RuntimeError as error:  # on JAX, one that was given away
+        raise NotPlain(f"no plain data: {error}") from error
+    if array.dtype.kind not in "biufcSU":  # NumPy cannot save a bfloat16
+        raise NotPlain(f"no plain data: an array of {array.dtype}")
+    return array
 
 
 def _of_keras(function):

@@ -9,9 +9,10 @@ def needs_all(arguments):
     """Whether the order of an epoch may hang on the epochs before it.
 
     That of arrays and of a `PyDataset` without hooks of epochs does not, up
-    to the random states of the process, which are saved. A generator, or data
-    cut by `steps_per_epoch`, goes on where the last epoch ended; a
-    `tf.data.Dataset` may be shuffled anew each time.
+    to the random states of the process, which are saved; nor does that of a
+    `DataLoader` of PyTorch that draws from these. A generator, or data cut by
+    `steps_per_epoch`, goes on where the last epoch ended; a `tf.data.Dataset`
+    may be shuffled anew each time.
     """
     data = arguments["x"]
     if arguments["steps_per_epoch"] is not None or inspect.isgenerator(data):
@@ -22,14 +23,30 @@ def needs_all(arguments):
             is not getattr(keras.utils.PyDataset, hook)
             for hook in ("on_epoch_begin", "on_epoch_end")
         )
-    return not (hasattr(data, "shape") or _is_data_loader(data)) and not (
+    return not (hasattr(data, "shape") or _is_plain_loader(data)) and not (
         isinstance(data, (list, tuple, dict))
     )
 
 
-def _is_data_loader(data):
-    """Of PyTorch: its samplers draw from a random state that is saved."""
-    return type(data).__module__.startswith("torch.utils.data")
+def _is_plain_loader(data):
+    """Whether what chooses rows is PyTorch's, and draws from its own state.
+
+    A `generator`, a sampler of the user's and a data set that is a stream
+    have a state that nobody saves: in another process it begins anew.
+    """
+    if not _is_of_torch(data) or not hasattr(data, "batch_sampler"):
+        return False
+    batches = data.batch_sampler
+    choosing = [data, data.sampler, batches, getattr(batches, "sampler", None)]
+    return not hasattr(data.dataset, "__iter__") and all(
+        _is_of_torch(each) and getattr(each, "generator", None) is None
+        for each in choosing
+        if each is not None
+    )
+
+
+def _is_of_torch(instance):
+    return type(instance).__module__.startswith("torch.utils.data")
 
 
 class Replay:

@@ -1,5 +1,6 @@
 """Saves in a folder that a kill at any moment leaves whole."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import warnings
 
 import numpy as np
 
+from keras_dlkit._train_step import processes
 from keras_dlkit.callbacks import _sealed
 from keras_dlkit.callbacks._sealed import DamagedSave
 
@@ -41,20 +43,20 @@ class SaveFolder:
             old.unlink()
 
     def read(self):
-        """The last save that is whole, as its text and arrays, or `None`."""
+        """The last save that is whole, as its text and arrays, or `None`.
+
+        Of several processes each calls this, for a folder of its own: then it
+        is the last that all have.
+        """
         paths = self._paths()
-        for path in reversed(paths):
-            try:
-                found = _read(path)
-            except DamagedSave as error:
-                warnings.warn(
-                    f"The save {str(path)!r} is damaged, and passed over: "
-                    f"{error}",
-                    stacklevel=2,
-                )
-                continue
+        tried = KEPT if processes.count() > 1 else 1
+        found = list(itertools.islice(_whole(reversed(paths)), tried))
+        places = [_place(meta) for _, meta, _ in found]
+        place = newest_of_all(places)
+        if place is not None:
+            path, meta, arrays = found[places.index(place)]
             self.last = int(NAME.fullmatch(path.name)[1])
-            return found
+            return meta, arrays
         if paths:
             raise DamagedSave(
                 "`Resume` needs a save that is whole. Received: a folder of "
@@ -76,6 +78,45 @@ class SaveFolder:
             for path in self.folder.glob("save_*.npz")
             if NAME.fullmatch(path.name)
         )
+
+
+def newest_of_all(places):
+    """The last of the places that each process gives, or `None` for none.
+
+    Between two saves one process may be killed that has not written the
+    second; none is further than that, for they take each step together.
+    """
+    nowhere = (-1, -1)
+    filled = places + [nowhere] * (KEPT - len(places))
+    given = [
+        {tuple(map(int, place)) for place in of_one} - {nowhere}
+        for of_one in processes.gather(filled)
+    ]
+    common = set.intersection(*given)
+    if any(given) and not common:
+        raise ValueError(
+            "The processes of a run go on from a save that is in the folder "
+            "of each. Received: saves of the processes at (epoch, batch) = "
+            f"{[sorted(of_one) for of_one in given]}. Give each the folder "
+            "that it had, or delete the folders of all to begin anew."
+        )
+    return max(common, default=None)
+
+
+def _place(meta):
+    return meta["epoch"], meta["batch"]
+
+
+def _whole(paths):
+    """Those that can be read, with what is in them."""
+    for path in paths:
+        try:
+            yield path, *_read(path)
+        except DamagedSave as error:
+            warnings.warn(
+                f"The save {str(path)!r} is damaged, and passed over: {error}",
+                stacklevel=3,
+            )
 
 
 def _read(path):

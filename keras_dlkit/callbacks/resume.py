@@ -7,6 +7,7 @@ import keras
 
 from keras_dlkit import _checks
 from keras_dlkit import _keras
+from keras_dlkit._train_step import processes
 from keras_dlkit.callbacks import _host_random
 from keras_dlkit.callbacks import _model_memory
 from keras_dlkit.callbacks import _plain_data
@@ -37,18 +38,20 @@ class Resume(keras.callbacks.Callback):
     There is no pickle in it.
 
     Args:
-        folder: Path of a local folder for the saves of this run alone; with
-            several processes, one for each.
+        folder: Path of a local folder for the saves of this run alone. Of
+            several processes each has the callback, with a folder of its own:
+            they go on from the last save that all have.
         save_every_steps: Integer, at least 1, or `None`. Saves after so many
             batches of an epoch, and as often again, beside the save at the
             end of each epoch. Defaults to `None`.
         replay: Which batches are drawn again: `"epoch"` those of the epoch
             that was broken off, `"all"` those of all epochs, without training
             on them, for data of which an epoch hangs on those before it.
-            `"auto"` is `"epoch"` for arrays, PyTorch's `DataLoader`, and a
-            `PyDataset` without hooks of epochs, and `"all"` for the rest:
-            generators, `tf.data` and all that `steps_per_epoch` cuts.
-            Defaults to `"auto"`.
+            `"auto"` is `"epoch"` for arrays, a `PyDataset` without hooks of
+            epochs, and PyTorch's `DataLoader` without a `generator` or
+            sampler of your own; and `"all"` for the rest: generators,
+            `tf.data` and all that `steps_per_epoch` cuts. Defaults to
+            `"auto"`.
         delete_checkpoint: Boolean. Whether the saves are deleted once `fit`
             has ended, as with `keras.callbacks.BackupAndRestore`. If not, the
             same `fit` again trains no step, and a longer one goes on.
@@ -71,8 +74,10 @@ class Resume(keras.callbacks.Callback):
         TypeError, ValueError: At construction, for arguments out of range; at
             the begin of `fit`, for a model that is not built, another model,
             optimizer or number of steps than that of the save, and a
-            `BackupAndRestore` beside it; for saves that are all damaged; for
-            data that end before the batch that was come to.
+            `BackupAndRestore` beside it; for saves that are all damaged, or
+            of which several processes have none in common; for weights that
+            are cut between processes; for data that end before the batch that
+            was come to.
 
     Example:
 
@@ -153,6 +158,14 @@ class Resume(keras.callbacks.Callback):
             strategy = getattr(net, "distribute_strategy", None)
             with _scope_of(strategy):
                 net.optimizer.build(net.trainable_variables)
+        for variable in [*net.variables, *net.optimizer.variables]:
+            if not processes.holds(variable):
+                raise ValueError(
+                    "`Resume` saves weights that each process has whole, as "
+                    "with `DataParallel`. Received: "
+                    f"{variable.path!r}, which is cut between processes. Save "
+                    "the model itself at the ends of epochs."
+                )
 
     def _prepare(self, net, arguments):
         saved = self._pending
@@ -161,7 +174,11 @@ class Resume(keras.callbacks.Callback):
         replays_all = self.replay == "all" or (
             self.replay == "auto" and _replay.needs_all(arguments)
         )
-        self._replay = _replay.Replay(net, saved["logs"], self._see)
+        logs = {
+            name: _plain_data.decode(node, self._arrays)
+            for name, node in saved["logs"].items()
+        }
+        self._replay = _replay.Replay(net, logs, self._see)
         if saved["stop_training"] and not saved["batch"]:
             _keras.begin_at_epoch(net, self.params["epochs"])
         elif saved["epoch"] >= self.params["epochs"] or not replays_all:
@@ -313,7 +330,7 @@ class Resume(keras.callbacks.Callback):
             "epoch": epoch,
             "batch": batch,
             "stop_training": bool(net.stop_training),
-            "logs": {name: float(v) for name, v in (logs or {}).items()},
+            "logs": _plain_data.encode_items(logs or {}, arrays, "logs"),
             "callbacks": callbacks,
             "random": random,
             "random_of_epoch": of_epoch,

@@ -17,6 +17,10 @@ class ConstantSparsity:
 
     Returns, when called with a step: Float, the sparsity of that step.
 
+    State: none.
+    Runs: on the host, before the updates on which weights are pruned.
+    Cost: none.
+
     Example:
 
     ```python

@@ -38,6 +38,10 @@ class PolynomialSparsity:
 
     Returns, when called with a step: Float, the sparsity of that step.
 
+    State: none.
+    Runs: on the host, before the updates on which weights are pruned.
+    Cost: none.
+
     Example:
 
     ```python

@@ -1,8 +1,9 @@
 """Trains parts in processes that are killed, and in ones that are not.
 
 Each case is trained four times, in forks of this process, which has computed
-nothing yet: unbroken; killed before a batch; resumed and killed while a save
-is half written; resumed to its end. Each end is written down for the test.
+nothing yet: unbroken; killed in a hook, or by the clock; resumed and killed
+while a save is half written; resumed to its end. Each end is written down for
+the test.
 """
 
 import json
@@ -11,6 +12,8 @@ import pathlib
 import random
 import signal
 import sys
+import threading
+import time
 
 import keras
 import numpy as np
@@ -20,6 +23,15 @@ from tests.conformance import networks
 from tests.conformance import registry
 
 EPOCHS, STEPS = 2, 6
+# And how often each comes until there are two saves left for the second kill.
+MOMENTS = {
+    "train_batch_begin": EPOCHS * STEPS - 4,
+    "train_batch_end": EPOCHS * STEPS - 4,
+    "test_batch_begin": STEPS,
+    "test_end": 1,
+    "epoch_end": 1,
+}
+CLOCK = "clock"
 CALLBACKS = {
     "lottery_ticket": lambda: [
         dlkit.callbacks.LotteryTicket(
@@ -51,16 +63,49 @@ def die():
 
 
 class Kill(keras.callbacks.Callback):
-    """Before a batch that this process trains on, counted from 0."""
+    """In a hook, the time that `at` says, counted from 0; or by the clock.
 
-    def __init__(self, at):
+    The clock begins with the first batch to end, and strikes wherever training
+    is by then: in a step, in a hook, in a save.
+    """
+
+    def __init__(self, moment=None, at=None):
         super().__init__()
-        self.at, self.seen = at, 0
+        self.moment, self.at, self.seen = moment, at, 0
+
+    def _come_to(self, moment):
+        if moment == self.moment:
+            if self.at == self.seen:
+                die()
+            self.seen += 1
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self.at == self.seen:
-            die()
-        self.seen += 1
+        self._come_to("train_batch_begin")
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._come_to("train_batch_end")
+        if self.moment == CLOCK and not self.seen:
+            self.seen = 1
+            threading.Timer(self.at, die).start()
+
+    def on_test_batch_begin(self, batch, logs=None):
+        self._come_to("test_batch_begin")
+
+    def on_test_end(self, logs=None):
+        self._come_to("test_end")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._come_to("epoch_end")
+
+
+class Watch(keras.callbacks.Callback):
+    """How many seconds there are after the first batch."""
+
+    began = seconds = 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.began = self.began or time.perf_counter()
+        self.seconds = time.perf_counter() - self.began
 
 
 def kill_in_save(at):
@@ -80,30 +125,38 @@ def kill_in_save(at):
     os.fsync = fsync
 
 
-def train(name, folder, kill=None):
-    case = registry.BY_NAME.get(name) or networks.BY_NAME.get(name)
-    callbacks = CALLBACKS.get(name, list)()
-    if case is None:
-        case = registry.BY_NAME["sam_and_mix_up"]
+CASES = {
+    **registry.FURTHER_BY_NAME,
+    **networks.BY_NAME,
+    **registry.BY_NAME,
+    **{name: registry.BY_NAME["sam_and_mix_up"] for name in CALLBACKS},
+}
+
+
+def train(name, folder, *kill):
+    case = CASES[name]
+    callbacks = CALLBACKS.get(name, case.callbacks)()
+    watch = Watch()
     model = registry.attached(case, inner=keras.optimizers.Adam(0.01))
     keras.utils.set_random_seed(5)
     resume = dlkit.callbacks.Resume(folder / name, save_every_steps=2)
     history = registry.fit(
         model,
         case,
-        epochs=EPOCHS,
+        epochs=max(EPOCHS, case.epochs),
         batch_size=4,
         shuffle=True,
         validation_data=registry.data(case),
-        callbacks=[*callbacks, resume, Kill(kill)],
+        callbacks=[*callbacks, resume, Kill(*kill), watch],
     ).history
-    return registry.state(model), history
+    return registry.state(model), history, watch.seconds
 
 
 def finish(name, folder, end):
-    state, history = train(name, folder)
+    state, history, seconds = train(name, folder)
     np.savez(folder / f"{name}.{end}.npz", *state)
     (folder / f"{name}.{end}.json").write_text(json.dumps(history))
+    (folder / f"{name}.{end}.seconds").write_text(str(seconds))
 
 
 def in_a_fork(function, *arguments):
@@ -126,25 +179,32 @@ def in_a_fork(function, *arguments):
     return True
 
 
-def run(name, folder, seed):
+def run(name, folder, seed, moments):
     draw = random.Random(f"{name} {seed}")
-    batch, save = draw.randrange(EPOCHS * STEPS - 4), draw.randrange(2)
-    print(f"{name}: killed before batch {batch}, and in save {save}")
+    moment, save = draw.choice(moments), draw.randrange(2)
     assert not in_a_fork(finish, name, folder / "unbroken", "unbroken")
-    assert in_a_fork(train, name, folder, batch)
+    if moment == CLOCK:
+        seconds = (folder / "unbroken" / f"{name}.unbroken.seconds").read_text()
+        at = draw.uniform(0, float(seconds))
+    else:
+        at = draw.randrange(MOMENTS[moment])
+    print(f"{name}: killed at {moment} {at}, and in save {save}", flush=True)
+    killed = in_a_fork(train, name, folder, moment, at)
 
     def resumed_and_killed():
         kill_in_save(save)
         train(name, folder)
 
-    assert in_a_fork(resumed_and_killed)
-    assert list((folder / name).glob("*.tmp"))
+    killed = in_a_fork(resumed_and_killed) and killed
+    # The clock may strike when all is done.
+    assert killed or moment == CLOCK
+    assert not killed or list((folder / name).glob("*.tmp"))
     assert not in_a_fork(finish, name, folder, "resumed")
 
 
 if __name__ == "__main__":
-    folder, seed, *names = sys.argv[1:]
+    folder, seed, moments, *names = sys.argv[1:]
     folder = pathlib.Path(folder)
     (folder / "unbroken").mkdir()
     for name in names:
-        run(name, folder, seed)
+        run(name, folder, seed, moments.split(","))

@@ -7,22 +7,23 @@ import keras
 import numpy as np
 import pytest
 
-from tests.callbacks.killed_fit import CALLBACKS
-from tests.conformance import networks
-from tests.conformance import registry
+from tests.callbacks.killed_fit import CASES
+from tests.callbacks.killed_fit import CLOCK
+from tests.callbacks.killed_fit import MOMENTS
 from tests.conformance.test_contracts import assert_same
 from tests.conformance.test_contracts import run_script
 
 # All that a part can keep: draws, callbacks, masks, noise.
 QUICK = ["random_choice", "lottery_ticket", "sde_block"]
-ALL = [*registry.BY_NAME, *networks.BY_NAME, *CALLBACKS]
 # There, two runs that nobody kills differ in their last bits.
 UNLIKE = ["sde_net"] if keras.config.backend() == "tensorflow" else []
-SLOW = [name for name in ALL if name not in QUICK + UNLIKE]
+SLOW = [name for name in CASES if name not in QUICK + UNLIKE]
 
 
-def check(names, folder, seed):
-    output = run_script("tests/callbacks/killed_fit.py", folder, seed, *names)
+def check(names, folder, seed, moments=("train_batch_begin",)):
+    output = run_script(
+        "tests/callbacks/killed_fit.py", folder, seed, ",".join(moments), *names
+    )
     for name in names:
         ends = [
             folder / "unbroken" / f"{name}.unbroken",
@@ -42,4 +43,13 @@ def test_a_killed_run_ends_as_the_unbroken_one(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 def test_every_part_killed_at_random(part, tmp_path):
-    check(SLOW[part::4], tmp_path, seed=random.randrange(10**6))
+    check(SLOW[part::4], tmp_path, random.randrange(10**6), list(MOMENTS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(2))
+def test_killed_by_the_clock(part, tmp_path):
+    """In a step, in validation, between two hooks, in a write."""
+    names = ["sam_every_2", "random_choice", "dynamic_weight_average"]
+    names += ["lottery_ticket", "magnitude_pruning", "sde_block"]
+    check(names[part::2], tmp_path, random.randrange(10**6), [CLOCK])

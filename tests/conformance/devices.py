@@ -100,9 +100,15 @@ def check_sharding(model):
         assert len(v.value.sharding.device_set) == 4, v.path
     if not isinstance(distribution, keras.distribution.ModelParallel):
         return
-    for v in [*model.trainable_variables, *model.optimizer.variables]:
-        if re.search("hidden.*kernel", v.path):
-            assert tuple(v.value.sharding.spec) == (None, "model"), v.path
+    cut = [
+        v
+        for v in [*model.trainable_variables, *model.optimizer.variables]
+        if re.search("hidden.*kernel", v.path)
+    ]
+    for v in cut:
+        assert tuple(v.value.sharding.spec) == (None, "model"), v.path
+    # The kernel, and its slot of momentum.
+    assert len(cut) >= 2, [v.path for v in model.variables]
 
 
 CHECKS = {"tensorflow": check_replicas, "jax": check_sharding}

@@ -63,12 +63,13 @@ def with_sde_block(net):
     *stem, head = net.layers
     # With an isolated diffusion Keras would warn of weights without gradients.
     block = sde_block(isolate_diffusion=False)
-    return keras.Sequential([keras.Input((4,)), *stem, block, head])
+    inputs = keras.Input(net.input_shape[1:])
+    return keras.Sequential([inputs, *stem, block, head])
 
 
 def as_sde_net(net):
     *stem, head = net.layers
-    stem = keras.Sequential([keras.Input((4,)), *stem])
+    stem = keras.Sequential([keras.Input(net.input_shape[1:]), *stem])
     return dlkit.models.SDENet(
         stem, sde_block(), head, outputs="probabilities", seed=3
     )
@@ -257,7 +258,8 @@ CASES = [
     ),
 ]
 # Parts that the contracts of a null setting and of any number of epochs do not
-# fit: their own tests hold these. Devices and host networks take them too.
+# fit: their own tests hold these. Devices, host networks (`test_hosts.py`) and
+# kills (`test_resume_killed.py`) take them too.
 FURTHER = [
     Case(
         "magnitude_pruning",
@@ -294,6 +296,39 @@ FURTHER = [
         slow=True,
         change=lambda net: dlkit.sparsity.supermask(net, 0.5, seed=0),
     ),
+    Case(
+        "dynamic_weight_average",
+        tasks=True,
+        slow=True,
+        epochs=4,  # it has something to go by from the third on
+        parts=lambda: [dlkit.losses.DynamicWeightAverage()],
+    ),
+    Case(
+        "geometric_loss_strategy",
+        tasks=True,
+        slow=True,
+        parts=lambda: [dlkit.losses.GeometricLossStrategy()],
+    ),
+    Case(
+        "random_loss_weighting",
+        tasks=True,
+        slow=True,
+        parts=lambda: [dlkit.losses.RandomLossWeighting(seed=2)],
+        draws=True,
+    ),
+    Case(
+        "soft_optimal_uncertainty_weighting",
+        tasks=True,
+        slow=True,
+        parts=lambda: [dlkit.losses.SoftOptimalUncertaintyWeighting()],
+    ),
+    Case(
+        "sigma_schedule",
+        slow=True,
+        change=with_sde_block,
+        callbacks=lambda: [dlkit.callbacks.SigmaSchedule({0: 0.1, 1: 0.8})],
+        draws=True,
+    ),
 ]
 # Other networks, which no setting makes the plain one.
 NETWORKS = [
@@ -307,6 +342,7 @@ NETWORKS = [
     ),
 ]
 BY_NAME = {case.name: case for case in [*CASES, *NETWORKS]}
+FURTHER_BY_NAME = {case.name: case for case in FURTHER}
 
 
 def network(case=None, plain=False):
@@ -337,13 +373,15 @@ def loss(case):
     return {"a": one, "b": one} if case.tasks else one
 
 
-def attached(case, null=False, inner=None, plain=False, **compile_arguments):
-    """The case, compiled, on a fresh `network`."""
+def attached(
+    case, null=False, inner=None, plain=False, net=None, **compile_arguments
+):
+    """The case, compiled, on a fresh `network` or on the one given."""
     parts, wrap, change = case.parts, case.optimizer, case.change
     if null:
         parts, wrap = case.null_parts, case.null_optimizer
         change = case.null_change
-    net = network(case, plain)
+    net = network(case, plain) if net is None else net
     changed = change(net)
     if isinstance(changed, keras.Model):
         net = changed

@@ -3,8 +3,10 @@
 python -m tests.conformance.support_matrix
 """
 
+import inspect
 import pathlib
 
+import keras_dlkit as dlkit
 from keras_dlkit import _keras
 from tests.conformance import devices
 from tests.conformance import modes
@@ -43,7 +45,52 @@ that has a word. The tables that make this page are those of the tests.
 
 PyTorch has one column, for `fit` of Keras has one device there. What is equal,
 and what is not, is explained in [Several devices](scaling.md).
+
+## Parts without a row
+
+They have tests of their own, on one device of each backend.
+
+{others}
 """
+# What no case of the tables holds, and why that is enough.
+OTHERS = {
+    ("callbacks.Resume",): (
+        "it ends as the unbroken run, bit for bit, under `MirroredStrategy`, "
+        "`DataParallel` and `ModelParallel`, and in two processes of which one "
+        "was killed between two writes"
+    ),
+    ("losses.EqualWeighting",): (
+        "the sum that the other weightings are compared with, in their rows"
+    ),
+    (
+        "layers.Conv1DBatchEnsemble",
+        "layers.Conv2DBatchEnsemble",
+        "layers.Conv3DBatchEnsemble",
+        "layers.DepthwiseConv1DBatchEnsemble",
+        "layers.DepthwiseConv2DBatchEnsemble",
+        "layers.EinsumDenseBatchEnsemble",
+        "layers.EmbeddingBatchEnsemble",
+        "layers.GroupNormalizationBatchEnsemble",
+        "layers.LayerNormalizationBatchEnsemble",
+        "layers.SeparableConv1DBatchEnsemble",
+        "layers.SeparableConv2DBatchEnsemble",
+    ): "layers of Keras with the two products of the row of batch ensemble",
+    ("layers.MixPoint",): "where `layers.ManifoldMixUp` mixes, as a layer",
+    (
+        "layers.ConcatenateTime",
+        "layers.MeanAndScale",
+        "losses.GaussianNegativeLogLikelihood",
+        "regularizers.Sum",
+    ): "made of layers and sums of Keras, with no state of their own",
+    ("callbacks.HypersphericalEnergyLogger",): "it reads, and changes nothing",
+    (
+        "layers.BatchPart",
+        "losses.TaskWeighting",
+        "optimizers.TwoGradient",
+        "optimizers.WrapperOptimizer",
+        "regularizers.WeightPenalty",
+    ): "bases of the parts in the rows",
+}
 
 
 def parts_of(case):
@@ -69,12 +116,25 @@ def regularizers(layer):
 
 def public_name(kind):
     """`optimizers.Masked` for it and for what the tests derive from it."""
-    for base in kind.__mro__:
-        package, _, rest = base.__module__.partition(".")
-        module = rest.partition(".")[0]
-        if package == "keras_dlkit" and module in MODULES:
-            return f"{module}.{base.__name__}"
-    return None
+    names = public_parts()
+    return next((names[base] for base in kind.__mro__ if base in names), None)
+
+
+def public_parts():
+    """The classes that are exported where parts live, and their names."""
+    return {
+        value: f"{module}.{name}"
+        for module in MODULES
+        for name, value in vars(getattr(dlkit, module)).items()
+        if inspect.isclass(value)
+    }
+
+
+def others():
+    return [
+        f"- {', '.join(f'`{name}`' for name in names)}: {why}."
+        for names, why in OTHERS.items()
+    ]
 
 
 def row(case):
@@ -95,7 +155,9 @@ def head():
 
 def page():
     rows = [row(case) for case in devices.CASES.values()]
-    return TEXT.format(table="\n".join([*head(), *rows]))
+    return TEXT.format(
+        table="\n".join([*head(), *rows]), others="\n".join(others())
+    )
 
 
 if __name__ == "__main__":

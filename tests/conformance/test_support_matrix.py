@@ -15,7 +15,7 @@ def test_the_page_is_that_of_the_tables():
     assert page == support_matrix.page()
 
 
-def test_a_row_names_the_parts_wherever_they_are(monkeypatch):
+def test_a_row_names_the_parts_and_each_part_is_named():
     rows = {
         name: support_matrix.parts_of(case)
         for name, case in devices.CASES.items()
@@ -29,6 +29,16 @@ def test_a_row_names_the_parts_wherever_they_are(monkeypatch):
         "regularizers.HypersphericalEnergy",
     ]
     assert all(rows.values())
+    assert rows["sam_mix_up_and_sde_net"] == [
+        "layers.MixUp",
+        "optimizers.SAM",
+        "models.SDENet",
+        "layers.SDEBlock",  # and nothing that is not public
+    ]
+    named = [*sum(support_matrix.OTHERS, ()), *sum(rows.values(), [])]
+    assert set(named) == set(support_matrix.public_parts().values())
+    # Once it has a row, it needs no excuse.
+    assert not set(sum(support_matrix.OTHERS, ())) & set(sum(rows.values(), []))
 
 
 def test_a_new_case_is_a_new_row(monkeypatch):
