@@ -30,6 +30,26 @@ def kernels_of(layer):
     return [v for v in layer.weights if is_kernel(v)]
 
 
+def is_matrix(layer, kernel):
+    """Whether the last axis is that of the outputs, and all others inputs."""
+    equation = getattr(layer, "equation", None)
+    if isinstance(layer, keras.layers.EinsumDense) and equation:
+        axes, output = equation.split(",")[1].split("->")
+        return axes[-1] in output and not set(axes[:-1]) & set(output)
+    return not (
+        kernel.name == "embeddings"
+        or isinstance(layer, TRANSPOSED)
+        or _is_depthwise(layer, kernel)
+    )
+
+
+def _is_depthwise(layer, kernel):
+    return kernel.name.startswith("depthwise") or isinstance(
+        layer,
+        (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
+    )
+
+
 def fan_in(layer, kernel):
     """How many products are summed for one output of a kernel."""
     shape = tuple(kernel.shape)
@@ -39,10 +59,7 @@ def fan_in(layer, kernel):
         return math.prod(n for a, n in zip(axes, shape) if a not in output)
     if kernel.name == "embeddings":
         return shape[-1]
-    if kernel.name.startswith("depthwise") or isinstance(
-        layer,
-        (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D),
-    ):
+    if _is_depthwise(layer, kernel):
         return math.prod(shape[:-2])
     if isinstance(layer, TRANSPOSED):
         return math.prod(shape[:-2]) * shape[-1]

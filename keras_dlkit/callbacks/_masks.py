@@ -27,6 +27,9 @@ def install(model, include=None, exclude=None):
         `Masked`, and whether it is new.
     """
     _check(model)
+    # Before anything is changed: `exclude` may find nothing.
+    paths = [v.path for v in model.variables]
+    _selection.check_patterns(include, exclude, paths)
     masked = find_wrapper(model.optimizer, Masked)
     is_new = masked is None
     if is_new:
@@ -61,8 +64,6 @@ def _wrap(model, include, exclude):
     while isinstance(inner, keras.optimizers.LossScaleOptimizer):
         scaler, inner = inner, inner.inner_optimizer
     # Before anything is changed: `include` may match nothing.
-    paths = [v.path for v in model.variables]
-    _selection.check_patterns(include, exclude, paths)
     _prunable.select(model.trainable_variables, include, exclude)
     masked = Masked(inner, include=include, exclude=exclude)
     if scaler is not None:

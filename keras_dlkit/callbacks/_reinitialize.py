@@ -1,9 +1,12 @@
 """New random weights for kernels, drawn as their layers draw them."""
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_dlkit import _keras
+
+DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
 
 def redraw(model, variables, initial, rng):
@@ -29,6 +32,8 @@ def redraw(model, variables, initial, rng):
 
 def _draw(layer, variable, initial, seed):
     name = variable.name.replace("_kernel", "")  # as in `recurrent_kernel`
+    if isinstance(layer, DEPTHWISE) and name == "kernel":
+        name = "depthwise"
     initializer = getattr(layer, f"{name}_initializer", None)
     config = initializer.get_config() if initializer is not None else {}
     if "seed" not in config:

@@ -3,6 +3,9 @@
 import numpy as np
 from keras import ops
 
+from keras_dlkit import _keras
+from keras_dlkit.optimizers.wrapper_optimizer import innermost
+
 
 def to_arrays(variables):
     """Copies, also where the backend would share memory."""
@@ -41,6 +44,22 @@ class Snapshot:
             pairs += zip(model.weights, self.weights)
         for variable, array in pairs:
             variable.assign(array)
+
+    def copy_again(self, model, masked):
+        """Has slots that were copies of a weight here be copies of it again.
+
+        As that of `ScheduleFreeAdamW`, whose first step goes on from there.
+        """
+        kept = optimizer_variables(model, masked)
+        kept = {id(v): a for v, a in zip(kept, self.optimizer)}
+        weights = {id(v): a for v, a in zip(model.weights, self.weights)}
+        for v in model.trainable_variables:
+            first = weights.get(id(v))
+            if first is None or not first.any():
+                continue
+            for _, slot in _keras.optimizer_slots(innermost(masked), v):
+                if np.array_equal(kept.get(id(slot)), first):
+                    slot.assign(v)
 
     def weight(self, model, variable):
         """The value of one weight in it."""

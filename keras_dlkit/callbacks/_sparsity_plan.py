@@ -62,16 +62,22 @@ class SparsityPlan:
             default=None,
         )
 
-    def check(self, start, last, most=1000):
+    def check(self, start, last, most=10_000):
         """Raises for a schedule that goes down, or does nothing.
 
         Args:
             start: Integer. Updates done.
             last: Integer. The last update.
-            most: Integer. How many points to look at.
+            most: Integer. How many points to look at, of those at which masks
+                change.
         """
-        stride = max(1, (last - start) // most)
-        steps = [*range(start + 1, last, stride), last]
+        first = start + 1 + (self.offset - start - 1) % self.every_steps
+        every = self.every_steps
+        every *= max(1, (last - start) // (every * most))
+        ends = (max(self.begin_step, 1), self.end_step)
+        steps = {*range(first, last, every), last}
+        steps |= {e for e in ends if e is not None and start < e < last}
+        steps = sorted(steps)
         values = [self.sparsity(step) for step in steps]
         for step, a, b in zip(steps[1:], values, values[1:]):
             if b < a - 1e-6:

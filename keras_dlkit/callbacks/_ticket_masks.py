@@ -28,17 +28,18 @@ class MaskRule:
         self.score = CRITERIA.get(score, score)
         self.control = _checks.check_one_of("control", control, CONTROLS)
 
-    def next(self, masks, initial, final, rng):
+    def next(self, masks, output, initial, final, rng):
         """The masks after a round.
 
         Args:
             masks: Dictionary of arrays, by path.
+            output: The path of the last kernel of the model.
             initial: List of arrays, the weights before training.
             final: Those after.
             rng: Function that returns a `numpy.random.Generator`.
         """
         old = list(masks.values())
-        rates = [self.rate] * (len(old) - 1) + [self.output_rate]
+        rates = [self.output_rate if p == output else self.rate for p in masks]
         if self.control == "random_masks":
             scores = _random(old, rng())
         else:
@@ -72,6 +73,11 @@ class EarlyBird:
     def __init__(self, threshold):
         if threshold is not None:
             _checks.check_number("early_bird", threshold, at_least=0, at_most=1)
+            if threshold == 0:
+                raise ValueError(
+                    "`early_bird` must be above 0: masks that differ in no "
+                    "less would never be alike. Received: early_bird=0"
+                )
         self.threshold = threshold
         self.clear()
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_dlkit import _checks
 from keras_dlkit import _keras
+from keras_dlkit._kernels import is_kernel
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
 from keras_dlkit.callbacks import _masks
@@ -204,18 +205,20 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         self.include, self.exclude = include, exclude
         self._inner = RoundCallbacks(callbacks)
         self._checkpoint = checkpoint_dir and Checkpoint(checkpoint_dir)
-        self.seed = seed
+        self.seed = None if seed is None else count("seed", seed, at_least=0)
         # Those that a series of rounds cannot change on its way.
         self._settings = {
-            "rounds": rounds,
-            "epochs_per_round": epochs_per_round,
-            "pruning_rate": pruning_rate,
-            "output_pruning_rate": output_pruning_rate,
+            "rounds": self.rounds,
+            "epochs_per_round": self.epochs_per_round,
+            "pruning_rate": self._rule.rate,
+            "output_pruning_rate": (
+                self._rule.output_rate if self._rule.has_output_rate else None
+            ),
             "scope": scope,
             "score": score if isinstance(score, str) else "own",
-            "rewind": rewind,
+            "rewind": self.rewind,
             "control": control,
-            "early_bird": early_bird,
+            "early_bird": self._bird.threshold,
         }
         self._masked = None
         self._reset()
@@ -250,7 +253,11 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         )
         self._chosen = _masks.chosen(self._masked, self.include, self.exclude)
         self._clock = _masks.Clock(model.optimizer)
-        self._check_output()
+        last = _masks.last_kernel(model)
+        self._output = next(
+            (path for path, v in self._chosen.items() if v is last), None
+        )
+        self._check_output(last)
         self._masked.carry(NAME, self)
 
     def set_params(self, params):
@@ -267,12 +274,11 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         if self._checkpoint and self._checkpoint.load(self._net):
             _keras.begin_at_epoch(self._net, self._meta["closed"] + 1)
 
-    def _check_output(self):
+    def _check_output(self, last):
         """Raises for a rate of the last kernel if that is not to be pruned."""
-        last = _masks.last_kernel(self._net)
         if not self._rule.has_output_rate or last is None:
             return
-        if not any(v is last for v in self._chosen.values()):
+        if self._output is None:
             raise ValueError(
                 "`output_pruning_rate` is that of the last kernel of the "
                 f"model, {last.path!r}, which is left out. Received: include="
@@ -297,6 +303,18 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
                     "`rewind` must be a step within the first round, which "
                     f"has {updates} updates. Received: rewind={self.rewind}"
                 )
+            self._check_executions(steps)
+
+    def _check_executions(self, steps):
+        """Raises for a `rewind` inside of an execution of several steps."""
+        together = self._net.steps_per_execution or 1
+        within = self.rewind * self._clock.accumulation % steps
+        if within % together:
+            raise ValueError(
+                "`rewind` must be a step at which an execution begins, of "
+                f"{together} steps (`steps_per_execution`) in epochs of "
+                f"{steps}. Received: rewind={self.rewind}"
+            )
 
     def _say(self, text):
         if self.params.get("verbose"):
@@ -305,6 +323,9 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
     # Rounds.
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self._checkpoint:
+            # Of this `fit` alone, not of those to come.
+            _keras.begin_at_epoch(self._net, None)
         self._clock.set()
         self._epoch, self._batch, self._validation = epoch, 0, None
         if self._meta is not None:
@@ -349,6 +370,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         self._round += 1
         if self._rule.control == "reinitialize":
             self._reinitialize()
+        if self.rewind is not None:
+            self._begin.copy_again(self._net, self._masked)
         self._masked.set_masks(masks)
         self._round_start, self._epochs, self._is_over = epoch, [], False
         self._bird.clear()
@@ -359,9 +382,10 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
     def _check_point(self):
         if self._point is None:
             raise ValueError(
-                "`rewind` must be a step of the first round at which no "
-                "execution of several steps is under way. Received: "
-                f"rewind={self.rewind}, which was passed over"
+                "`rewind` must be a step that the first round comes to, and at"
+                " which no execution of several steps is under way. Received: "
+                f"rewind={self.rewind}; the round had {self._updates(0)} "
+                "updates, and may have been ended early"
             )
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -386,14 +410,22 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         variables = self._chosen.values()
         initial = [self._begin.weight(self._net, v) for v in variables]
         final = _masks.values(variables)
-        return self._rule.next(self.masks, initial, final, self._rng)
+        return self._rule.next(
+            self.masks, self._output, initial, final, self._rng
+        )
 
     def _rng(self):
         """Of this round: the same after a restart."""
         return np.random.default_rng([self.seed, self._round])
 
     def _reinitialize(self):
-        variables = list(self._chosen.values())
+        """Draws all kernels anew, those too that are not pruned."""
+        chosen = {id(v) for v in self._chosen.values()}
+        variables = [
+            v
+            for v in self._net.trainable_variables
+            if id(v) in chosen or is_kernel(v)
+        ]
         initial = [self._begin.weight(self._net, v) for v in variables]
         values = redraw(self._net, variables, initial, self._rng())
         for v, array in zip(variables, values):
@@ -447,6 +479,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             self._net.stop_training = True
 
     def on_train_end(self, logs=None):
+        if self._checkpoint:
+            _keras.begin_at_epoch(self._net, None)
         if self._meta is not None:  # killed after its last epoch
             self._clock.set()
             self._resume(self.params["epochs"])

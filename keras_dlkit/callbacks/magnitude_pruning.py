@@ -1,11 +1,14 @@
 """Gradual magnitude pruning while a model trains."""
 
+import warnings
 from collections.abc import Callable
 
 import keras
 import numpy as np
 
 from keras_dlkit import _checks
+from keras_dlkit import _keras
+from keras_dlkit._kernels import is_matrix
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
 from keras_dlkit.callbacks import _masks
@@ -126,6 +129,20 @@ class MagnitudePruning(keras.callbacks.Callback):
         )
         self._chosen = _masks.chosen(self._masked, self.include, self.exclude)
         self._clock = _masks.Clock(model.optimizer)
+        if self._pattern.of_matrices:
+            self._check_matrices()
+
+    def _check_matrices(self):
+        chosen = {id(v) for v in self._chosen.values()}
+        for layer in _keras.all_layers(self._net):
+            for v in layer.trainable_weights:
+                if id(v) in chosen and not is_matrix(layer, v):
+                    raise ValueError(
+                        "`n_m` and `block_size` see a kernel as a matrix with "
+                        "a column a neuron, as those of Dense and Conv layers "
+                        f"are. Received: {v.path!r} of shape "
+                        f"{tuple(v.shape)}. Leave it out by `exclude`."
+                    )
 
     def on_train_begin(self, logs=None):
         if self._is_new and self.params.get("verbose"):
@@ -137,13 +154,13 @@ class MagnitudePruning(keras.callbacks.Callback):
         self._last = None
         steps = self.params.get("steps")
         if steps:
-            start = self._clock.updates(0)
             end = self._clock.updates(steps * self.params["epochs"])
-            final = self._plan.check(start, end)
-            if isinstance(self._pattern, _patterns.NOfM):
-                self._check_n_m(final)
+            self._check(self._clock.updates(0), end)
 
-    def _check_n_m(self, final):
+    def _check(self, start, end):
+        final = self._plan.check(start, end)
+        if not isinstance(self._pattern, _patterns.NOfM):
+            return
         n, m = self._pattern.n, self._pattern.m
         if abs(final - (1 - n / m)) > 1e-6:
             raise ValueError(
@@ -159,6 +176,8 @@ class MagnitudePruning(keras.callbacks.Callback):
         if steps and self._last is None:
             left = self.params["epochs"] - epoch
             self._last = self._clock.updates(steps * left)
+            if epoch:  # there are fewer steps than it seemed
+                self._check(self._done, self._last)
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._due(batch) is None:
@@ -184,13 +203,29 @@ class MagnitudePruning(keras.callbacks.Callback):
         shapes = [w.shape for w in weights]
         scores = _pruning.as_scores([np.abs(w) for w in weights])
         scores, units = self._pattern.units(scores, old)
-        if isinstance(self._pattern, _patterns.NOfM):
-            n, m = self._pattern.n, self._pattern.m
-            sparsity *= self._pattern.sparsity(shapes) / (1 - n / m)
-        units = _pruning.prune_to_sparsity(scores, units, sparsity, self.scope)
+        units = list(units)
+        members = _pruning.groups(self.scope, len(shapes))
+        for group in members:
+            pruned = _pruning.prune_to_sparsity(
+                [scores[i] for i in group],
+                [units[i] for i in group],
+                sparsity * self._reachable([shapes[i] for i in group]),
+                "global",
+            )
+            for i, mask in zip(group, pruned):
+                units[i] = mask
         new = self._pattern.expand(units, shapes)
+        # A block that lives does not bring back what was pruned in it.
+        new = [np.minimum(a, b) for a, b in zip(new, old)]
         if any((a != b).any() for a, b in zip(new, old)):
             self._masked.set_masks(dict(zip(self._chosen, new)))
+
+    def _reachable(self, shapes):
+        """What is left of a sparsity where groups are cut off at the edges."""
+        if not isinstance(self._pattern, _patterns.NOfM):
+            return 1.0
+        n, m = self._pattern.n, self._pattern.m
+        return self._pattern.sparsity(shapes) / (1 - n / m)
 
     def on_epoch_end(self, epoch, logs=None):
         if epoch + 1 == self.params.get("epochs"):
@@ -208,6 +243,18 @@ class MagnitudePruning(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._masked.prune()
+        done = self._clock.read() // self._clock.accumulation
+        if self._last is None or done >= self._last:
+            return  # with a schedule that is longer a second `fit` goes on
+        end = min(self._last, self._plan.end_step or self._last)
+        reached, final = map(self._plan.sparsity, (done, end))
+        if reached < final - 1e-6:
+            warnings.warn(
+                f"`fit` was stopped at update {done}, before the schedule comes"
+                f" to {end}: with a sparsity of {reached:.4g}, not {final:.4g}."
+                " Let what stops it wait.",
+                stacklevel=2,
+            )
 
 
 def _pattern(n_m, block_size):

@@ -11,6 +11,9 @@ import numpy as np
 class Single:
     """Each weight for itself."""
 
+    # Whether it sees kernels as matrices, with a column a neuron.
+    of_matrices = False
+
     def units(self, scores, masks):
         return scores, masks
 
@@ -25,6 +28,8 @@ class NOfM:
     Units are the weights; those that must stay rank above all others. A last
     group of fewer than `m` also keeps `n`.
     """
+
+    of_matrices = True
 
     def __init__(self, n, m):
         self.n, self.m = n, m
@@ -67,6 +72,8 @@ class Blocks:
 
     At the edges of a kernel blocks are smaller.
     """
+
+    of_matrices = True
 
     def __init__(self, rows, columns):
         self.rows, self.columns = rows, columns

@@ -19,6 +19,7 @@ FORWARDED = (
     "ema_overwrite_frequency",
     "loss_scale_factor",
     "gradient_accumulation_steps",
+    "optimizers",  # of `MultiOptimizer`: callbacks set the rate of each
     "_model_variables_moving_average",  # read by `SwapEMAWeights`
 )
 

@@ -9,9 +9,11 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit import _selection
-from keras_dlkit._kernels import kernels_of
+from keras_dlkit._kernels import is_kernel
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
+from keras_dlkit._prunable import by_path
+from keras_dlkit.ops import _pruning
 from keras_dlkit.ops.score_mask import check_sparsity
 from keras_dlkit.sparsity import _models
 from keras_dlkit.sparsity import _scores
@@ -93,8 +95,8 @@ def prune_at_init(
         exclude: `None`, or a regular expression. What it finds is left out.
 
     Returns:
-        Dictionary of masks by `variable.path`: uint8 arrays, 0 where a weight
-        was pruned.
+        Dictionary of masks by `variable.path`, as `Masked.set_masks` takes it:
+        uint8 arrays, 0 where a weight was pruned.
 
     Raises:
         TypeError, ValueError: For arguments out of range, a model that is not
@@ -119,6 +121,12 @@ def prune_at_init(
     masks = dlkit.sparsity.prune_at_init(
         model, x, y, score="snip", sparsity=0.5
     )
+    optimizer = dlkit.optimizers.Masked("sgd")
+    optimizer.build(model.trainable_variables)
+    optimizer.set_masks(masks)
+    model.compile(optimizer, "mse")
+    model.fit(x, y, verbose=0)
+    assert (model.layers[0].kernel.numpy() == 0).sum() == 6
     ```
 
     References:
@@ -131,7 +139,8 @@ def prune_at_init(
     sparsity = check_sparsity(sparsity)
     paths = [v.path for v in model.variables]
     _selection.check_patterns(include, exclude, paths)
-    kernels = _selection.select_kernels(kernels_of(model), include, exclude)
+    kernels = [v for v in model.trainable_weights if is_kernel(v)]
+    kernels = _selection.select_kernels(kernels, include, exclude)
     if sparsity == 0:
         masks = [np.ones(k.shape, "uint8") for k in kernels]
     elif score == "synflow":
@@ -140,12 +149,13 @@ def prune_at_init(
         batch, loss = _batch(model, x, y, score, loss)
         score_of = getattr(_scores, score)
         scores = score_of(model, kernels, batch, loss)
-        masks = _lowest_pruned(scores, sparsity, score)
+        masks = [np.ones(k.shape, "uint8") for k in kernels]
+        masks = _without_lowest(scores, masks, sparsity, score)
     for kernel, mask in zip(kernels, masks):
         if not mask.all():
             values = as_array(kernel)
             kernel.assign(np.where(mask, values, np.zeros_like(values)))
-    return {kernel.path: mask for kernel, mask in zip(kernels, masks)}
+    return dict(zip(by_path(kernels), masks))
 
 
 def _batch(model, x, y, score, loss):
@@ -182,30 +192,21 @@ def _in_rounds(model, kernels, sparsity):
             ops.convert_to_tensor(w * m, dtype=k.dtype)
             for w, m, k in zip(weights, masks, kernels)
         ]
-        scores = flow(now)
-        # What has gone goes first again.
-        scores = [np.where(m, s, -1.0) for s, m in zip(scores, masks)]
         share = 1 - (1 - sparsity) ** (round_ / _scores.ROUNDS)
         if round_ == _scores.ROUNDS:
             share = sparsity
-        masks = _lowest_pruned(scores, share, "synflow")
+        masks = _without_lowest(flow(now), masks, share, "synflow")
     return masks
 
 
-def _lowest_pruned(scores, share, name):
-    """Masks without the lowest `share` of all; ties by the flat index."""
-    flat = np.concatenate([np.ravel(s) for s in scores]).astype("float64")
-    if not np.isfinite(flat).all() or not (flat != 0).any():
+def _without_lowest(scores, masks, share, name):
+    """Masks of which the lowest are gone too, until `share` of all is."""
+    scores = [np.asarray(s, "float64") for s in scores]
+    least, most = (f(list(map(f, scores))) for f in (np.min, np.max))
+    if not np.isfinite([least, most]).all() or least == most == 0:
         raise ValueError(
             f"The scores of `score={name!r}` must be finite, and not all "
-            f"zero. Received: scores from {np.min(flat)} to {np.max(flat)}. "
+            f"zero. Received: scores from {least} to {most}. "
             "Look at the loss, the inputs and the activations."
         )
-    order = np.argsort(flat, kind="stable")
-    mask = np.ones(flat.size, "uint8")
-    mask[order[: round(share * flat.size)]] = 0
-    ends = np.cumsum([np.size(s) for s in scores])[:-1]
-    return [
-        part.reshape(np.shape(s))
-        for part, s in zip(np.split(mask, ends), scores)
-    ]
+    return _pruning.prune_to_sparsity(scores, masks, share, "global")

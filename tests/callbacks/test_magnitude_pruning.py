@@ -210,12 +210,13 @@ def test_saved_in_the_middle_it_goes_on_as_unbroken(tmp_path):
     pruning = MagnitudePruning(schedule, every_steps=4)
     whole.fit(*x_y, epochs=6, callbacks=[pruning], **arguments)
     broken = net()
-    broken.fit(
-        *x_y,
-        epochs=6,
-        callbacks=[MagnitudePruning(schedule, every_steps=4), Stop(3)],
-        **arguments,
-    )
+    with pytest.warns(UserWarning, match="stopped at update 15.*to 30"):
+        broken.fit(
+            *x_y,
+            epochs=6,
+            callbacks=[MagnitudePruning(schedule, every_steps=4), Stop(3)],
+            **arguments,
+        )
     broken.save(tmp_path / "net.keras")
     loaded = keras.saving.load_model(tmp_path / "net.keras")
     assert isinstance(loaded.optimizer, Masked)
@@ -415,3 +416,88 @@ def test_weights_that_are_not_numbers():
     kernel.assign(np.full(kernel.shape, np.nan))
     with pytest.raises(ValueError, match="diverged"):
         run(model, MagnitudePruning(Constant(0.5)))
+
+
+def test_blocks_do_not_bring_back_what_is_pruned():
+    model = net()
+    mask = np.ones(tuple(model.layers[0].kernel.shape), "uint8")
+    mask[::2] = 0  # a live weight in every block
+    optimizer = dlkit.optimizers.Masked("sgd")
+    optimizer.build(model.trainable_variables)
+    path = model.layers[0].kernel.path
+    optimizer.set_masks({path: mask})
+    model.compile(optimizer, "mse")
+    schedule = Polynomial(0.5, begin_step=1, end_step=2)
+    pruning = MagnitudePruning(schedule, every_steps=1, block_size=(2, 1))
+    model.fit(*data(), batch_size=4, callbacks=[pruning], verbose=0)
+    assert not optimizer.masks[path][::2].any()
+
+
+def test_2_to_4_of_each_layer_where_rows_do_not_divide():
+    model = keras.Sequential(
+        [
+            keras.Input((7, 7, 1)),
+            keras.layers.Conv2D(8, 3),  # 9 rows: the last group has one
+            keras.layers.Flatten(),
+            keras.layers.Dense(4),
+        ]
+    )
+    model.compile("sgd", "mse")
+    pruning = MagnitudePruning(
+        dlkit.schedules.ConstantSparsity(0.5, begin_step=1),
+        scope="layer",
+        n_m=(2, 4),
+    )
+    x, y = np.ones((4, 7, 7, 1)), np.ones((4, 4))
+    model.fit(x, y, epochs=2, callbacks=[pruning], verbose=0)
+    for layer in (model.layers[0], model.layers[2]):
+        kernel = keras.ops.convert_to_numpy(layer.kernel)
+        rows = kernel.reshape(-1, kernel.shape[-1])
+        whole = rows[: len(rows) // 4 * 4].reshape(-1, 4, rows.shape[-1])
+        assert ((whole != 0).sum(axis=1) == 2).all()
+
+
+def test_patterns_are_of_kernels_that_are_matrices():
+    model = keras.Sequential(
+        [
+            keras.Input((5, 6)),
+            keras.layers.EinsumDense("abc,cde->abde", (5, 2, 3)),
+        ]
+    )
+    model.compile("sgd", "mse")
+    pruning = MagnitudePruning(
+        dlkit.schedules.ConstantSparsity(0.5, begin_step=1), n_m=(2, 4)
+    )
+    with pytest.raises(ValueError, match="matrix.*Leave it out"):
+        model.fit(
+            np.ones((4, 5, 6)),
+            np.ones((4, 5, 2, 3)),
+            callbacks=[pruning],
+            verbose=0,
+        )
+
+
+def test_a_fit_that_begins_late_may_have_no_step_left():
+    schedule = Polynomial(0.5, begin_step=30, end_step=40)
+    pruning = MagnitudePruning(schedule)
+    with pytest.raises(ValueError, match="would prune nothing"):
+        net().fit(
+            *data(),
+            batch_size=4,
+            initial_epoch=8,
+            epochs=10,
+            callbacks=[pruning],
+            verbose=0,
+        )
+
+
+def test_an_exclude_that_finds_nothing_in_a_second_fit():
+    model = net()
+    schedule = Polynomial(0.5, begin_step=1, end_step=2)
+    model.fit(
+        *data(), callbacks=[MagnitudePruning(schedule)], batch_size=4, verbose=0
+    )
+    for wrong, match in (("outt", "must find something"), ("(", "expression")):
+        with pytest.raises(ValueError, match=match):
+            pruning = MagnitudePruning(schedule, exclude=wrong)
+            model.fit(*data(), callbacks=[pruning], verbose=0)

@@ -244,3 +244,40 @@ def test_zero_changes_nothing_and_bad_arguments_are_refused():
         prune(model, x * np.nan, y, score="snip", sparsity=0.5)
     with pytest.raises(ValueError, match="needs a loss"):
         prune(nets.nested(), x, y, score="snip", sparsity=0.5)
+
+
+def test_frozen_kernels_stay_and_equal_paths_are_told_apart():
+    def block(name):
+        inputs = keras.Input((4,))
+        return keras.Model(
+            inputs, layers.Dense(4, name="same")(inputs), name=name
+        )
+
+    x = inputs = keras.Input((4,))
+    frozen = layers.Dense(4)
+    frozen.trainable = False
+    for layer in (frozen, block("twin"), layers.Dense(4)):
+        x = layer(x)
+    model = keras.Model(inputs, x)
+    twin = block("twin")
+    model = keras.Sequential([keras.Input((4,)), model, twin])
+    nets.randomize(model)
+    before = array(frozen.kernel)
+    model.compile("sgd", "mse")
+    masks = prune(model, *batch_of(4), score="snip", sparsity=0.5)
+    np.testing.assert_array_equal(array(frozen.kernel), before)
+    kernels = [v for v in model.trainable_variables if len(v.shape) == 2]
+    assert len(masks) == len(kernels)
+    optimizer = dlkit.optimizers.Masked("sgd")
+    optimizer.build(model.trainable_variables)
+    optimizer.set_masks(masks)
+    model.compile(optimizer, "mse")
+    gone = [array(k) == 0 for k in kernels]
+    model.fit(*batch_of(4), verbose=0)
+    for kernel, zeros in zip(kernels, gone):
+        np.testing.assert_array_equal(array(kernel) == 0, zeros)
+
+
+def batch_of(columns, rows=6):
+    rng = np.random.default_rng(5)
+    return rng.normal(size=(2, rows, columns)).astype("float32")
