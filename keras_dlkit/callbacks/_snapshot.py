@@ -59,7 +59,8 @@ class Snapshot:
                 continue
             for _, slot in _keras.optimizer_slots(innermost(masked), v):
                 if np.array_equal(kept.get(id(slot)), first):
-                    slot.assign(v)
+                    # A copy: JAX gives the memory of weights away.
+                    slot.assign(np.array(ops.convert_to_numpy(v)))
 
     def weight(self, model, variable):
         """The value of one weight in it."""

@@ -452,12 +452,3 @@ def test_before_training_there_is_nothing_to_see(tmp_path):
         ticket.masks  # noqa: B018
     with pytest.raises(ValueError, match="rounds that are done"):
         ticket.plot(tmp_path / "none.png")
-
-
-if keras.config.backend() != "torch":
-
-    def test_a_step_inside_of_an_execution_is_refused():
-        model = net()
-        model.compile("sgd", "mse", steps_per_execution=3)
-        with pytest.raises(ValueError, match="passed over"):
-            fit(model, LotteryTicket(ROUNDS, EPOCHS, rewind=2))
