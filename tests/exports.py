@@ -84,7 +84,12 @@ def by_torch(model, folder):
     import torch
 
     path = str(folder / "model.pt2")
-    model.export(path, format="torch", verbose=False)
+    try:
+        model.export(path, format="torch", verbose=False)
+    except ValueError as error:
+        if "Unrecognized format=torch" not in str(error):
+            raise
+        pytest.skip("this Keras does not export programs of PyTorch")
     program = torch.export.load(path).module()
     rows = lambda x: torch.from_numpy(x).split(1)  # noqa: E731
     return lambda x: torch.cat([program(row) for row in rows(x)]).detach()

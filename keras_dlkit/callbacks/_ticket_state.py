@@ -5,6 +5,7 @@ import json
 import numpy as np
 from keras import ops
 
+from keras_dlkit import _checks
 from keras_dlkit.callbacks._snapshot import Snapshot
 from keras_dlkit.callbacks._snapshot import pack
 from keras_dlkit.callbacks._snapshot import pick
@@ -131,3 +132,13 @@ def floats(logs):
     """Numbers that can be written down."""
     arrays = {name: ops.convert_to_numpy(v) for name, v in logs.items()}
     return {name: float(a) for name, a in arrays.items() if np.ndim(a) == 0}
+
+
+def checked_rewind(rewind):
+    if rewind in (None, "init", "learning_rate"):
+        return rewind
+    if isinstance(rewind, str):
+        _checks.check_one_of(
+            "rewind", rewind, ("init", "learning_rate", None, "a step")
+        )
+    return _checks.check_count("rewind", rewind, at_least=0)

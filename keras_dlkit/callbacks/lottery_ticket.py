@@ -26,6 +26,7 @@ from keras_dlkit.callbacks._snapshot import Snapshot
 from keras_dlkit.callbacks._ticket_masks import EarlyBird
 from keras_dlkit.callbacks._ticket_masks import MaskRule
 from keras_dlkit.callbacks._ticket_state import TicketState
+from keras_dlkit.callbacks._ticket_state import checked_rewind
 from keras_dlkit.callbacks._ticket_state import floats
 from keras_dlkit.ops.magnitude_masks import FRANKLE
 
@@ -201,7 +202,7 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             pruning_rate, output_pruning_rate, scope, score, control
         )
         self._bird = EarlyBird(early_bird)
-        self.rewind = _check_rewind(rewind)
+        self.rewind = checked_rewind(rewind)
         self.include, self.exclude = include, exclude
         self._inner = RoundCallbacks(callbacks)
         self._checkpoint = checkpoint_dir and Checkpoint(checkpoint_dir)
@@ -308,12 +309,10 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
     def _check_executions(self, steps):
         """Raises for a `rewind` inside of an execution of several steps."""
         together = self._net.steps_per_execution or 1
-        within = self.rewind * self._clock.accumulation % steps
-        if within % together:
+        if self.rewind * self._clock.accumulation % steps % together:
             raise ValueError(
                 "`rewind` must be a step at which an execution begins, of "
-                f"{together} steps (`steps_per_execution`) in epochs of "
-                f"{steps}. Received: rewind={self.rewind}"
+                f"{together} steps. Received: rewind={self.rewind}"
             )
 
     def _say(self, text):
@@ -324,7 +323,7 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._checkpoint:
-            # Of this `fit` alone, not of those to come.
+            # Of this `fit` alone.
             _keras.begin_at_epoch(self._net, None)
         self._clock.set()
         self._epoch, self._batch, self._validation = epoch, 0, None
@@ -499,13 +498,3 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         self._masked.carry(NAME, None)
         if self._checkpoint:
             self._checkpoint.delete()
-
-
-def _check_rewind(rewind):
-    if rewind in (None, "init", "learning_rate"):
-        return rewind
-    if isinstance(rewind, str):
-        _checks.check_one_of(
-            "rewind", rewind, ("init", "learning_rate", None, "a step")
-        )
-    return _checks.check_count("rewind", rewind, at_least=0)

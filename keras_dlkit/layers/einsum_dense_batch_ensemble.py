@@ -89,6 +89,7 @@ class EinsumDenseBatchEnsemble(FastLayer, keras.layers.EinsumDense):
 
     def build(self, input_shape):
         inputs, kernel, outputs = self._letters()
+        super().build(input_shape)
         output_shape = self.compute_output_shape(input_shape)
         self._input_axes = _axes(inputs, kernel, len(input_shape))
         self._output_axes = _axes(outputs, kernel, len(output_shape))
@@ -97,7 +98,6 @@ class EinsumDenseBatchEnsemble(FastLayer, keras.layers.EinsumDense):
             [input_shape[axis] for axis in self._input_axes],
             [output_shape[axis] for axis in self._output_axes],
         )
-        super().build(input_shape)
 
     def call(self, inputs):
         outputs = self.scaled(

@@ -52,14 +52,19 @@ def clone(model, change, verb, copy=None):
     pairs = []
 
     def change_and_note(layer):
+        if is_graph(layer):  # as Keras before 3.13 gives models inside, too
+            return copied_graph(layer)
         new = change(layer)
         pairs.append((layer, new))
         return new
 
-    with not_compiled(model):
-        copied = keras.models.clone_model(
+    def copied_graph(model):
+        return keras.models.clone_model(
             model, clone_function=change_and_note, recursive=True
         )
+
+    with not_compiled(model):
+        copied = copied_graph(model)
     if not copied.built:  # a Sequential without an input
         copied.build(model.input_shape)
     for layer, new in pairs:

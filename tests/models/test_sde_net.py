@@ -20,6 +20,8 @@ def numpy(x):
 
 
 def two_rates(first=0.1, second=0.1):
+    if not hasattr(keras.optimizers, "MultiOptimizer"):
+        pytest.skip("needs Keras 3.15")
     sgd = keras.optimizers.SGD
     return keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(
@@ -337,7 +339,9 @@ def test_bad_arguments(arguments, error, message):
 
 def test_a_lazy_net_is_checked_before_its_first_step():
     model = compiled(built=False, diffusion=layers.Dense(1, "tanh"))
-    with pytest.raises(ValueError, match="between 0 and 1.*tanh"):
+    with pytest.raises(
+        (ValueError, RuntimeError), match="between 0 and 1.*tanh"
+    ):
         fit(model)
 
 
@@ -352,6 +356,8 @@ def test_outputs_that_are_others_are_refused():
 def test_alternating_needs_two_optimizers():
     with pytest.raises(ValueError, match="MultiOptimizer"):
         compiled(alternating=True)
+    if not hasattr(keras.optimizers, "MultiOptimizer"):
+        pytest.skip("the rest needs Keras 3.15")
     one = keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))
     )
