@@ -73,6 +73,15 @@ SECTIONS = [
         ", table 4). Of all parts in one `fit` no paper speaks.",
         "Loops written by hand, a part each; no package has all of these.",
         "composed.py",
+        finding="With right labels nothing gains more than half a point. With "
+        "40% of them wrong SAM gains 8.6 points, MixUp 7.4 and CutMix 10.5; "
+        "SAM and MixUp together gain 10.1, more than each alone, but SAM takes "
+        "something away from CutMix. Learned task weights take the error of "
+        "the second task from 0.108 to 0.063, and with SAM and MixUp to 0.046. "
+        "The energy changes nothing here, and tickets alone are worse with "
+        "wrong labels, which they have three rounds to learn by heart. All "
+        "parts act in one `fit`. The seconds are those of a core that other "
+        "work was given too: good to a factor of two.",
     ),
     Section(
         "sam_accuracy",
