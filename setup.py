@@ -46,7 +46,6 @@ EXTRAS["test"] = [
     *EXTRAS["lint"],
     "hypothesis>=6.100",
     "keras-tuner>=1.4",
-    "optax>=0.2.4",
     "pydot>=3.0",
     "pytest>=8.2",
     "scipy>=1.13",

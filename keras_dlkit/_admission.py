@@ -75,9 +75,9 @@ def check_model(model):
             f"Received: model={model!r} of type {type(model)}"
         )
     refused = own(model, REFUSED)
-    if hasattr(model, "prepare_fit"):
-        # All that its `fit` does first, and `Attached.fit` too.
-        refused.remove("fit")
+    if type(model).fit.__module__.startswith("keras_dlkit."):
+        # `prepare_fit` is all that it does first, and `Attached.fit` too.
+        refused = [name for name in refused if name != "fit"]
     if is_hub_task(model):
         # Its `fit`, `predict`, ... preprocess and do nothing else.
         refused = [name for name in refused if name in REFUSED[:5]]

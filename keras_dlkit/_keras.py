@@ -4,6 +4,7 @@
 them has moved, that test fails and says which.
 """
 
+import contextlib
 import inspect
 
 import keras
@@ -217,3 +218,9 @@ def begin_at_epoch(model, epoch):
     It stays for every `fit` to come: `None` takes it back.
     """
     model._initial_epoch = epoch
+
+
+def strategy_scope(model):
+    """Where variables are made, on TensorFlow under a strategy."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()

@@ -30,6 +30,8 @@ from keras_dlkit._random_state import RandomState
 from keras_dlkit._recorded_loss import given
 from keras_dlkit._recorded_loss import noting
 from keras_dlkit._train_step.chosen import TrainStep
+from keras_dlkit._tree import map_leaves
+from keras_dlkit.layers._targets import as_array
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
@@ -39,7 +41,9 @@ from keras_dlkit.regularizers.weight_penalty import WeightPenalty
 
 
 def attach(
-    model: keras.Model, *parts: BatchPart, name: str | None = None
+    model: keras.Model,
+    *parts: BatchPart | TaskWeighting | WeightPenalty,
+    name: str | None = None,
 ) -> "Attached":
     """Gives a model a training step that can do what the parts need.
 
@@ -62,9 +66,10 @@ def attach(
 
     Raises:
         TypeError: For what is no model, or no part.
-        ValueError: For a model with a `train_step`, `test_step` or `fit` of
-            its own, which this would replace. Its own `compute_loss`,
-            `compute_metrics`, `predict_step` and `compile` are honoured.
+        ValueError: For two task weightings, and for a model with a
+            `train_step`, `test_step` or `fit` of its own, which this would
+            replace. Its own `compute_loss`, `compute_metrics`, `predict_step`
+            and `compile` are honoured.
 
     State: none of its own; the network's, the parts' and the optimizer's.
     Runs: as the model of `fit`.
@@ -89,14 +94,16 @@ def attach(
     ```
     """
     if isinstance(model, Attached):
-        merged = Attached(
-            model.model, [*model.parts, *parts], name=name or model.name
-        )
+        with _keras.strategy_scope(model):
+            merged = Attached(
+                model.model, [*model.parts, *parts], name=name or model.name
+            )
         if model.compiled:
             merged._take_over(model)
         return merged
     check_model(model)
-    attached = Attached(model, parts, name=name)
+    with _keras.strategy_scope(model):
+        attached = Attached(model, parts, name=name)
     if attached.compiled and not own(model, ("compile",)):
         warnings.warn(
             f"`attach` took over the optimizer, loss and metrics of "
@@ -408,9 +415,11 @@ class Attached(TrainStep, Answers, keras.Model):
         return super().test_on_batch(x, y, *args, **kwargs)
 
     def _check_targets(self, y):
+        if y is None or not self.batch_parts:
+            return
+        y = map_leaves(as_array, y)
         for part in self.batch_parts:
-            if y is not None:
-                part.check_targets(y)
+            part.check_targets(y)
 
     # Saving.
 

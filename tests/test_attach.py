@@ -472,3 +472,34 @@ def test_passes_of_each_step(method, arguments, passes):
     # A symbolic pass of Keras comes first.
     counts[0] -= keras.config.backend() != "tensorflow"
     assert counts == passes
+
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
+    def test_the_strategy_is_the_network_s():
+        """Also where the network is attached outside of its scope."""
+        strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+        with strategy.scope():
+            net = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+        model = dlkit.attach(net)
+        assert model.distribute_strategy is strategy
+        assert dlkit.attach(model).distribute_strategy is strategy
+        model.compile(dlkit.optimizers.SAM("sgd"), "mse")
+        model.fit(zoo.rows(), zoo.rows(1), verbose=0)
+
+
+def test_a_fit_of_ones_own_is_never_replaced():
+    class Mine(dlkit.models.SDENet):
+        def fit(self, *args, **kwargs):
+            return super().fit(*args, **kwargs)
+
+    net = Mine(
+        keras.Sequential([keras.Input((4,)), layers.Dense(3)]),
+        dlkit.layers.SDEBlock(
+            layers.Dense(3), layers.Dense(1, "sigmoid"), num_steps=2
+        ),
+        layers.Dense(2),
+    )
+    with pytest.raises(ValueError, match="`fit`"):
+        dlkit.attach(net)

@@ -70,7 +70,7 @@ def scaled(gradients, scale):
 
 
 def inverse(scale):
-    return scale if isinstance(scale, float) else 1.0 / scale
+    return 1.0 / scale
 
 
 def same_gradients(gradients, clean, variables):

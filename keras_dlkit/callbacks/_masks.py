@@ -1,7 +1,5 @@
 """How a callback puts masks around the optimizer of a compiled model."""
 
-import contextlib
-
 import keras
 import numpy as np
 from keras import ops
@@ -35,7 +33,7 @@ def install(model, include=None, exclude=None):
     if is_new:
         masked = _wrap(model, include, exclude)
     if not model.optimizer.built or not masked.built:
-        with _creation_scope(model):
+        with _keras.strategy_scope(model):
             if not model.optimizer.built:
                 model.optimizer.build(model.trainable_variables)
             if not masked.built:  # inside of a loss scaler that was
@@ -82,12 +80,6 @@ def _wrap(model, include, exclude):
         # What was compiled before knows the optimizer of before.
         owner.train_function = None
     return masked
-
-
-def _creation_scope(model):
-    """Where variables are made, on TensorFlow under a strategy."""
-    strategy = getattr(model, "distribute_strategy", None)
-    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def chosen(masked, include, exclude):

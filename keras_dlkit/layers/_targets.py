@@ -46,6 +46,13 @@ def refuse_integers(y, path):
     )
 
 
+def as_array(y):
+    """A tensor or array as one of NumPy; other things as they are."""
+    if ops.is_tensor(y):
+        return ops.convert_to_numpy(y)
+    return np.asarray(y) if hasattr(y, "__array__") else y
+
+
 def check_range(y, classes, path):
     """Raises for NumPy labels that are no class."""
     if classes is None or not isinstance(y, np.ndarray) or not y.size:

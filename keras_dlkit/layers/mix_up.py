@@ -94,9 +94,10 @@ class MixUp(MixingPart):
         TypeError, ValueError: At construction, for arguments out of range;
             when called, for integer targets without `num_classes`, integer or
             boolean inputs, batch sizes that differ, and, for NumPy arrays and
-            in `fit` of an attached model, labels outside
-            `[0, num_classes)`. In a compiled step, which cannot raise, a label
-            out of range gives NaN targets, and so a NaN loss at once.
+            for arrays and tensors that `fit` of an attached model is given,
+            labels outside `[0, num_classes)`. Of a data set, whose compiled
+            step cannot raise, a label out of range gives NaN targets, and so
+            a NaN loss at once.
 
     Example:
 

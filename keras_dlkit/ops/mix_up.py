@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_dlkit._papers import Paper
@@ -47,6 +48,12 @@ def mix_up(values: Any, permutation: Any, lam: Any) -> Any:
         - [Zhang et al., 2018](https://arxiv.org/abs/1710.09412)
     """
     values = ops.convert_to_tensor(values)
+    dtype = keras.backend.standardize_dtype(values.dtype)
+    if "float" not in dtype:
+        raise ValueError(
+            "`values` must be floats to be blended: cast images to float32, "
+            f"and make classes one-hot. Received: values of dtype {dtype}"
+        )
     lam = ops.convert_to_tensor(lam, dtype="float32")
     shape = ops.shape(values)
     if all(isinstance(size, int) for size in shape[1:]):

@@ -333,3 +333,20 @@ def test_config():
     copy = keras.saving.deserialize_keras_object(config)
     assert copy.get_config() == part.get_config()
     assert dict(copy.num_classes) == {"a": 3, "b": None}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_the_function_refuses_what_cannot_be_blended(dtype):
+    values = np.ones((2, 3), dtype)
+    with pytest.raises(ValueError, match=f"must be floats.*{dtype}"):
+        dlkit.ops.mix_up(values, np.array([1, 0]), 0.5)
+
+
+def test_tensors_of_labels_are_looked_at_in_fit():
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    labels = keras.ops.convert_to_tensor([0, 1, 3])
+    with pytest.raises(ValueError, match="from 0 to 3"):
+        model.fit(np.ones((3, 2)), labels, verbose=0)
