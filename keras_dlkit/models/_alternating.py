@@ -96,7 +96,6 @@ class AlternatingSDENet(AlternatingStep, SDENet):
     def _task_loss(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self(x, training=True)
-        vars(self)["_predicted"] = y_pred
         loss = self.compute_loss(x, y, y_pred, sample_weight, training=True)
         self._note_loss(loss, x)
         self.compute_metrics(
@@ -119,7 +118,13 @@ class AlternatingSDENet(AlternatingStep, SDENet):
         )
         losses = self.diffusion_losses(x, hidden)
         self.note([ops.stop_gradient(loss) for loss in losses])
-        return self.ood_weight * (losses[0] + losses[1])
+        # Those of the other weights act in the phase of the task.
+        penalties = [
+            v.regularizer(v)
+            for v in self.block.diffusion.trainable_variables
+            if v.regularizer is not None
+        ]
+        return self.ood_weight * (losses[0] + losses[1]) + sum(penalties)
 
     def apply_phase(self, gradients, variables):
         by_optimizer = {}

@@ -59,8 +59,8 @@ def converted(model, copy_weights, shared, options):
         return kind.from_config({**layer.get_config(), **more})
 
     def copy(layer, new):
-        if not copy_weights:
-            return
+        if not copy_weights and layer.trainable_weights:
+            return  # what is not trained would stay as it was made
         if isinstance(new, MemberLayer) and type(layer) is not type(new):
             new.take_weights(layer)
         else:

@@ -33,6 +33,12 @@ class Sampler(keras.Model):
     def _uncertainty(self, outputs):
         if self.net.outputs_are == "mean_and_scale":
             return gaussian_uncertainty(*ops.split(outputs, 2, axis=-1))
+        if outputs.shape[-1] == 1:
+            raise ValueError(
+                "`predict_uncertainty` is of classes, an output each, or of "
+                "a mean and a scale. Received: a head with one output. Give it"
+                " two, with a categorical loss, or `outputs='mean_and_scale'`."
+            )
         found = {"_sum": ops.mean(ops.sum(outputs, axis=-1), axis=0)}
         if self.net.outputs_are == "logits":
             outputs = ops.softmax(outputs)

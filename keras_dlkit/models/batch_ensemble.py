@@ -335,6 +335,9 @@ class BatchEnsemble(keras.Model):
         known = find_wrapper(optimizer, LearningRateMultiplier)
         if optimizer and not known and self._has_multipliers:
             optimizer = LearningRateMultiplier(optimizer)
+        if find_wrapper(optimizer, keras.optimizers.LossScaleOptimizer):
+            # It may be inside, where Keras does not look for it.
+            arguments["auto_scale_loss"] = False
         super().compile(**{**arguments, "optimizer": optimizer})
 
     @property

@@ -82,6 +82,11 @@ def copy_variables(source, target):
     for old, new in zip(_variables(source), _variables(target)):
         # A copy: JAX gives the memory of weights away when it trains.
         new.assign(np.array(ops.convert_to_numpy(old.value)))
+    if isinstance(target, keras.layers.Layer) and target.built:
+        for layer in _keras.all_layers(target):
+            # A `Normalization` computes with constants that it makes of them.
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()
 
 
 def _variables(layer):

@@ -112,6 +112,14 @@ def tokens():
     return net, np.random.default_rng(0).integers(0, 9, (7, 6))
 
 
+def adapted():
+    x = np.random.default_rng(0).normal(5.0, 3.0, (6, 4)).astype("float32")
+    normalization = layers.Normalization()
+    normalization.adapt(x)
+    net = keras.Sequential([keras.Input((4,)), normalization, layers.Dense(2)])
+    return net, x
+
+
 NETS = {
     f.__name__: f
     for f in (
@@ -120,6 +128,7 @@ NETS = {
         nested_in_sequential,
         dict_in_dict_out,
         tokens,
+        adapted,
     )
 }
 
@@ -798,3 +807,33 @@ def test_batches_that_cannot_be_split_or_ordered_are_refused():
         ensemble(member_batches="independent").fit(iter([(x, y)]), verbose=0)
     for a, b in zip(before, arrays(model.weights)):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_not_trained_is_copied_in_any_case():
+    net = keras.Sequential(
+        [
+            keras.Input((3,), dtype="int32"),
+            layers.Embedding(5, 4, trainable=False, name="frozen"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    model = BatchEnsemble(net, 2, copy_weights=False, shared="frozen")
+    frozen = model.network.get_layer("frozen")
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(frozen.embeddings),
+        ops.convert_to_numpy(net.get_layer("frozen").embeddings),
+    )
+
+
+def test_one_loss_scaler_at_most():
+    keras.config.set_dtype_policy("mixed_float16")
+    net = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    model = BatchEnsemble(net, 2, fast_learning_rate=0.5)
+    scaler = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    model.compile(scaler, "mse")
+    scalers, optimizer = 0, model.optimizer
+    while optimizer is not None:
+        scalers += isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    assert scalers == 1

@@ -492,3 +492,31 @@ def test_dict_inputs():
     history = model.fit(x, Y, verbose=0).history
     assert np.isfinite(history["loss_out"]).all()
     assert model.predict_uncertainty(x, verbose=0)["mean"].shape == (24, 3)
+
+
+def test_one_output_is_no_class():
+    model = compiled(head=layers.Dense(1))
+    with pytest.raises(ValueError, match="one output"):
+        model.predict_uncertainty(X, verbose=0)
+
+
+def test_regularizers_of_the_diffusion_act_in_its_phase():
+    """With no weight of the diffusion losses they are all there is."""
+
+    def kernel_after(penalty):
+        keras.utils.set_random_seed(0)
+        diffusion = layers.Dense(
+            1,
+            "sigmoid",
+            name="diffusion",
+            kernel_initializer="ones",
+            kernel_regularizer=keras.regularizers.L2(penalty),
+        )
+        model = compiled(
+            two_rates(), alternating=True, diffusion=diffusion, ood_weight=0.0
+        )
+        fit(model)
+        return numpy(diffusion.kernel)
+
+    np.testing.assert_array_equal(kernel_after(0.0), 1.0)
+    assert (kernel_after(0.1) < 0.99).all()
