@@ -841,7 +841,9 @@ def test_one_loss_scaler_at_most():
 
 def test_an_adapted_normalization_normalizes():
     net, x = adapted()
-    model = BatchEnsemble(net, 2, fast_initializer="ones")
+    model = BatchEnsemble(
+        net, 2, member_batches="split", fast_initializer="ones"
+    )
     for outputs in (model.predict(x, verbose=0), *model.member_predict(x)):
         np.testing.assert_allclose(
             outputs, net.predict(x, verbose=0), rtol=1e-5, atol=1e-6
