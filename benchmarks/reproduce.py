@@ -167,7 +167,18 @@ SECTIONS = [
         "`torch-uncertainty`, which has BatchEnsemble; edward2, for Keras 2; "
         "SDE-Net as its authors left it.",
         "uncertainty.py",
+        "--seeds 2",
         mnist=True,
+        finding="BatchEnsemble is the best of all here: more accurate than one "
+        "network, by 1 and 3 points, with a better likelihood, and it tells "
+        "unknown images far better (AUROC 95 for 81, and 89 for 68), with 13% "
+        "more weights and eight times the time on one core; four networks, of "
+        "as few steps each, are behind it. The diffusion of SDE-Net tells "
+        "unknown images well (89 and 93), best of all with Fashion-MNIST as the"
+        " known, but after so few steps its network is 8 points less accurate, "
+        "and on the small regression it fails, as it stands: there four "
+        "networks are best. One network that is sure of what it does not know "
+        "is no strong rival: 5,000 images and 8 epochs are little. Two seeds.",
     ),
 ]
 
