@@ -32,10 +32,9 @@ def kernels_of(layer):
 
 def is_matrix(layer, kernel):
     """Whether the last axis is that of the outputs, and all others inputs."""
-    equation = getattr(layer, "equation", None)
-    if isinstance(layer, keras.layers.EinsumDense) and equation:
-        axes, output = equation.split(",")[1].split("->")
-        return axes[-1] in output and not set(axes[:-1]) & set(output)
+    if isinstance(layer, keras.layers.EinsumDense):
+        _, outputs = einsum_axes(layer)
+        return outputs == [len(kernel.shape) - 1]
     return not (
         kernel.name == "embeddings"
         or isinstance(layer, TRANSPOSED)
@@ -50,13 +49,19 @@ def _is_depthwise(layer, kernel):
     )
 
 
+def einsum_axes(layer):
+    """The axes of the kernel that are summed over, and the others."""
+    axes, output = layer.equation.split(",")[1].split("->")
+    outputs = [i for i, axis in enumerate(axes) if axis in output]
+    return [i for i in range(len(axes)) if i not in outputs], outputs
+
+
 def fan_in(layer, kernel):
     """How many products are summed for one output of a kernel."""
     shape = tuple(kernel.shape)
-    equation = getattr(layer, "equation", None)
-    if isinstance(layer, keras.layers.EinsumDense) and equation:
-        axes, output = equation.split(",")[1].split("->")
-        return math.prod(n for a, n in zip(axes, shape) if a not in output)
+    if isinstance(layer, keras.layers.EinsumDense):
+        inputs, _ = einsum_axes(layer)
+        return math.prod(shape[i] for i in inputs)
     if kernel.name == "embeddings":
         return shape[-1]
     if _is_depthwise(layer, kernel):

@@ -15,13 +15,13 @@ class Checkpoint:
 
     def __init__(self, folder):
         self.path = pathlib.Path(folder) / "latest.weights.h5"
+        self._next = self.path.with_name("next.weights.h5")
 
     def save(self, model):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_name("next.weights.h5")
-        model.save_weights(new)
-        _sealed.seal(new)
-        os.replace(new, self.path)
+        model.save_weights(self._next)
+        _sealed.seal(self._next)
+        os.replace(self._next, self.path)
 
     def load(self, model):
         """Whether there was something to load."""
@@ -39,4 +39,5 @@ class Checkpoint:
         return True
 
     def delete(self):
-        self.path.unlink(missing_ok=True)
+        for path in (self.path, self._next):
+            path.unlink(missing_ok=True)

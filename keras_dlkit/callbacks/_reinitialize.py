@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlkit import _keras
+from keras_dlkit._kernels import einsum_axes
 
 DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 
@@ -36,6 +37,12 @@ def _draw(layer, variable, initial, seed):
         name = "depthwise"
     initializer = getattr(layer, f"{name}_initializer", None)
     config = initializer.get_config() if initializer is not None else {}
+    if isinstance(layer, keras.layers.EinsumDense) and None in (
+        config.get("input_axes", ()),
+        config.get("output_axes", ()),
+    ):
+        inputs, outputs = einsum_axes(layer)
+        config.update(input_axes=inputs, output_axes=outputs)
     if "seed" not in config:
         # Not known, as in layers of one's own: the same values, elsewhere.
         rng = np.random.default_rng(seed)

@@ -100,7 +100,9 @@ def _check(callback):
     for name in vars(base):
         if not name.startswith("on_") or name in HOOKS:
             continue
-        if getattr(type(callback), name) is not getattr(base, name):
+        if name in vars(callback) or (  # of a `LambdaCallback`
+            getattr(type(callback), name) is not getattr(base, name)
+        ):
             raise ValueError(
                 "`callbacks` are those to start anew each round, and are "
                 "called at the begin and end of epochs. Received: "

@@ -46,19 +46,27 @@ class Snapshot:
             variable.assign(array)
 
     def copy_again(self, model, masked):
-        """Has slots that were copies of a weight here be copies of it again.
+        """Has slots that were copies of the weights here be copies again.
 
-        As that of `ScheduleFreeAdamW`, whose first step goes on from there.
+        As those of `ScheduleFreeAdamW`, whose first step goes on from there.
+        They are told by their name, of all weights: those of a bias of zeros
+        are like moments that are none.
         """
         kept = optimizer_variables(model, masked)
         kept = {id(v): a for v, a in zip(kept, self.optimizer)}
         weights = {id(v): a for v, a in zip(model.weights, self.weights)}
-        for v in model.trainable_variables:
-            first = weights.get(id(v))
-            if first is None or not first.any():
-                continue
-            for _, slot in _keras.optimizer_slots(innermost(masked), v):
-                if np.array_equal(kept.get(id(slot)), first):
+        named = {}
+        for v in model.trainable_weights:
+            part = _keras.optimizer_of(innermost(masked), v)
+            for name, slot in _keras.optimizer_slots(part, v):
+                named.setdefault((id(part), name), []).append((slot, v))
+        for pairs in named.values():
+            first = [weights[id(v)] for _, v in pairs]
+            begun = [kept.get(id(slot)) for slot, _ in pairs]
+            if any(a.any() for a in first) and all(
+                map(np.array_equal, begun, first)
+            ):
+                for slot, v in pairs:
                     # A copy: JAX gives the memory of weights away.
                     slot.assign(np.array(ops.convert_to_numpy(v)))
 

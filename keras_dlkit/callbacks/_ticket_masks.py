@@ -72,7 +72,9 @@ class EarlyBird:
 
     def __init__(self, threshold):
         if threshold is not None:
-            _checks.check_number("early_bird", threshold, at_least=0, at_most=1)
+            threshold = _checks.check_number(
+                "early_bird", threshold, at_least=0, at_most=1
+            )
             if threshold == 0:
                 raise ValueError(
                     "`early_bird` must be above 0: masks that differ in no "

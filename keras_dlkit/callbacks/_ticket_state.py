@@ -1,11 +1,13 @@
 """The state of a series of rounds, which travels with the masks."""
 
 import json
+import warnings
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_dlkit import _checks
+from keras_dlkit import _keras
 from keras_dlkit.callbacks._snapshot import Snapshot
 from keras_dlkit.callbacks._snapshot import pack
 from keras_dlkit.callbacks._snapshot import pick
@@ -38,6 +40,7 @@ class TicketState:
         # Of this process.
         self._has_begun = False
         self._epoch = self._batch = 0
+        self._last_batch = None
         self._logs = {}
         self._validation = self._final = None
 
@@ -55,6 +58,7 @@ class TicketState:
             "is_over": bool(self._is_over),
             "closed": self._closed,
             "open": self._open_logs(),
+            "whole": bool(self._is_whole()),
             "seed": self.seed,
             "history": self.history,
             "callbacks": numbers,
@@ -109,19 +113,70 @@ class TicketState:
             self._final = Snapshot.take(self._net, self._masked)
             self._net.stop_training = True
 
+    # The epoch to go on with.
+
+    def _know_steps(self):
+        """Where the last batch of an epoch begins, if that can be known."""
+        steps = self.params.get("steps")
+        if steps:
+            together = self._net.steps_per_execution or 1
+            self._last_batch = (steps - 1) // together * together
+
+    def _is_whole(self):
+        """Whether the epoch has no batch left to train on."""
+        return self._validation is not None or (
+            self._last_batch is not None and self._batch >= self._last_batch
+        )
+
+    def _first_epoch(self, meta):
+        """The epoch to go on with, or `None` where none is told."""
+        if meta["open"] is None:
+            return meta["closed"] + 1
+        return meta["closed"] + 2 if meta["whole"] else None
+
+    def _begin_after(self, logs=None):
+        """Has `fit` begin after what was loaded."""
+        epoch = self._meta and self._first_epoch(self._meta)
+        if epoch is not None:
+            _keras.begin_at_epoch(self._net, epoch)
+
+    def _follow_backup(self):
+        """Has `fit` begin after what `BackupAndRestore` loads.
+
+        Killed between its two files, it has the weights of one epoch and the
+        number of another.
+        """
+        running, _ = _keras.running_fit(self)
+        kind = keras.callbacks.BackupAndRestore
+        if running and any(isinstance(c, kind) for c in running.callbacks):
+            # At the end of the list: whatever the order, all is loaded then.
+            last = keras.callbacks.LambdaCallback(
+                on_train_begin=self._begin_after
+            )
+            running.callbacks.append(last)
+
     def _check_epoch(self, meta, epoch):
         """Whether the epoch before was over, but not closed, when saved."""
-        begins = meta["closed"] + 1
+        begins, first = meta["closed"] + 1, self._first_epoch(meta)
+        if epoch == begins + 1 and meta["open"] is not None:
+            return True
         if epoch == begins:
-            return False
-        wanted = f"`initial_epoch={begins}`"
-        if meta["open"] is not None:
-            if epoch == begins + 1:
-                return True
-            wanted = (
-                f"`initial_epoch={begins + 1}`, or {begins} if they were saved"
-                " in the middle of an epoch"
-            )
+            running, _ = _keras.running_fit(self)
+            # `Resume`, which passes over batches, calls from outside of it.
+            if first == begins or running is None:
+                return False
+            if first is None:
+                warnings.warn(
+                    "The rounds that were loaded were saved in the middle of "
+                    f"epoch {begins}, which is trained on from its begin once "
+                    "more. `BackupAndRestore(save_freq='epoch')` and "
+                    "`keras_dlkit.callbacks.Resume` go on as the unbroken run.",
+                    stacklevel=2,
+                )
+                return False
+        wanted = f"`initial_epoch={begins if first is None else first}`"
+        if first is None:
+            wanted += f", or {begins + 1} if that epoch was over"
         raise ValueError(
             f"The rounds that were loaded go on with {wanted}. Received: a "
             f"`fit` that begins at epoch {epoch}"
@@ -132,13 +187,3 @@ def floats(logs):
     """Numbers that can be written down."""
     arrays = {name: ops.convert_to_numpy(v) for name, v in logs.items()}
     return {name: float(a) for name, a in arrays.items() if np.ndim(a) == 0}
-
-
-def checked_rewind(rewind):
-    if rewind in (None, "init", "learning_rate"):
-        return rewind
-    if isinstance(rewind, str):
-        _checks.check_one_of(
-            "rewind", rewind, ("init", "learning_rate", None, "a step")
-        )
-    return _checks.check_count("rewind", rewind, at_least=0)

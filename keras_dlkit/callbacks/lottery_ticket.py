@@ -18,6 +18,7 @@ from keras_dlkit._kernels import is_kernel
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
 from keras_dlkit.callbacks import _masks
+from keras_dlkit.callbacks import _ticket_checks
 from keras_dlkit.callbacks import _ticket_report
 from keras_dlkit.callbacks._checkpoint import Checkpoint
 from keras_dlkit.callbacks._reinitialize import redraw
@@ -26,7 +27,6 @@ from keras_dlkit.callbacks._snapshot import Snapshot
 from keras_dlkit.callbacks._ticket_masks import EarlyBird
 from keras_dlkit.callbacks._ticket_masks import MaskRule
 from keras_dlkit.callbacks._ticket_state import TicketState
-from keras_dlkit.callbacks._ticket_state import checked_rewind
 from keras_dlkit.callbacks._ticket_state import floats
 from keras_dlkit.ops.magnitude_masks import FRANKLE
 
@@ -121,8 +121,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         exclude: As in `Masked`.
         callbacks: Callbacks to start anew with each round, with epochs
             counted from its begin: `EarlyStopping` ends the round,
-            `ReduceLROnPlateau` starts from the first learning rate. Those
-            that act on batches or on validation go into the list of `fit`,
+            `ReduceLROnPlateau` starts from the first learning rate (with
+            `rewind=None` from the one it came to). Those that act on batches or on validation go into the list of `fit`,
             `SwapEMAWeights` before this one.
         checkpoint_dir: `None`, or a folder for the state of each epoch, to go
             on from if the process is killed; it is removed when all rounds
@@ -202,7 +202,7 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             pruning_rate, output_pruning_rate, scope, score, control
         )
         self._bird = EarlyBird(early_bird)
-        self.rewind = checked_rewind(rewind)
+        self.rewind = _ticket_checks.checked_rewind(rewind)
         self.include, self.exclude = include, exclude
         self._inner = RoundCallbacks(callbacks)
         self._checkpoint = checkpoint_dir and Checkpoint(checkpoint_dir)
@@ -273,7 +273,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
                 f"{self._net.name!r}: {len(self._chosen)} kernels to prune."
             )
         if self._checkpoint and self._checkpoint.load(self._net):
-            _keras.begin_at_epoch(self._net, self._meta["closed"] + 1)
+            self._begin_after()
+        self._follow_backup()
 
     def _check_output(self, last):
         """Raises for a rate of the last kernel if that is not to be pruned."""
@@ -288,31 +289,17 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             )
 
     def _check_fit(self):
-        expected = self.rounds * self.epochs_per_round
-        if self.params.get("epochs") != expected:
-            raise ValueError(
-                "`fit` must be given rounds x epochs_per_round epochs: "
-                f"{self.rounds} x {self.epochs_per_round} = {expected} (round "
-                "0, of the whole network, counts). Received: "
-                f"epochs={self.params.get('epochs')}"
-            )
+        _ticket_checks.check_epochs(
+            self.rounds, self.epochs_per_round, self.params.get("epochs")
+        )
         steps = self.params.get("steps")
         if steps and isinstance(self.rewind, int):
-            updates = steps * self.epochs_per_round // self._clock.accumulation
-            if self.rewind >= updates:
-                raise ValueError(
-                    "`rewind` must be a step within the first round, which "
-                    f"has {updates} updates. Received: rewind={self.rewind}"
-                )
-            self._check_executions(steps)
-
-    def _check_executions(self, steps):
-        """Raises for a `rewind` inside of an execution of several steps."""
-        together = self._net.steps_per_execution or 1
-        if self.rewind * self._clock.accumulation % steps % together:
-            raise ValueError(
-                "`rewind` must be a step at which an execution begins, of "
-                f"{together} steps. Received: rewind={self.rewind}"
+            _ticket_checks.check_step(
+                self.rewind,
+                steps,
+                self.epochs_per_round,
+                self._clock.accumulation,
+                self._net.steps_per_execution or 1,
             )
 
     def _say(self, text):
@@ -322,11 +309,11 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
     # Rounds.
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._checkpoint:
-            # Of this `fit` alone.
-            _keras.begin_at_epoch(self._net, None)
+        # Of this `fit` alone, also where `BackupAndRestore` has set it.
+        _keras.begin_at_epoch(self._net, None)
         self._clock.set()
         self._epoch, self._batch, self._validation = epoch, 0, None
+        self._know_steps()
         if self._meta is not None:
             self._resume(epoch)
         elif self._round is None:
@@ -371,6 +358,9 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             self._reinitialize()
         if self.rewind is not None:
             self._begin.copy_again(self._net, self._masked)
+        if self._rule.control == "reinitialize":
+            # Of this round, for scores that look back.
+            self._begin = Snapshot.take(self._net, self._masked)
         self._masked.set_masks(masks)
         self._round_start, self._epochs, self._is_over = epoch, [], False
         self._bird.clear()
@@ -443,6 +433,7 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs = {} if logs is None else logs
+        self._last_batch = self._batch
         added = self._close(epoch, floats(logs))
         logs.update({k: v for k, v in added.items() if k not in logs})
         if self._checkpoint:
@@ -478,8 +469,7 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             self._net.stop_training = True
 
     def on_train_end(self, logs=None):
-        if self._checkpoint:
-            _keras.begin_at_epoch(self._net, None)
+        _keras.begin_at_epoch(self._net, None)
         if self._meta is not None:  # killed after its last epoch
             self._clock.set()
             self._resume(self.params["epochs"])

@@ -419,6 +419,16 @@ def test_a_rate_of_zero_is_the_identity():
             {"callbacks": [keras.callbacks.TerminateOnNaN()]},
             "batch_end",
         ),
+        (
+            {
+                "callbacks": [
+                    keras.callbacks.LambdaCallback(
+                        on_train_batch_end=lambda batch, logs: None
+                    )
+                ]
+            },
+            "LambdaCallback, which has 'on_train_batch_end'",
+        ),
         ({"callbacks": [keras.callbacks.SwapEMAWeights()]}, "list of `fit`"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import keras_dlkit as dlkit
+from keras_dlkit.callbacks._reinitialize import redraw
 from tests.callbacks.tickets import EAGER
 from tests.callbacks.tickets import EPOCHS
 from tests.callbacks.tickets import ROUNDS
@@ -112,11 +113,31 @@ def test_a_slot_that_was_a_copy_of_the_weight(control):
         assert (now[live] != start[live]).any()
 
 
+def test_a_slot_that_was_a_copy_of_zeros():
+    """As of every bias that begins at zero, like moments that are none."""
+    ticket = LotteryTicket(2, EPOCHS, rewind="learning_rate")
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(to_numpy([v.bias for v in self.model.layers]))
+
+    model = compiled(keras.optimizers.ScheduleFreeAdamW(0.05))
+    for layer in model.layers:
+        layer.bias.assign(np.zeros(layer.bias.shape))
+    fit(model, ticket, Watch(), epochs=2 * EPOCHS)
+    # The first step of Adam is of the size of the learning rate.
+    for before, after in zip(*seen[EPOCHS * STEPS :][:2]):
+        assert np.abs(before).max() > 0.12
+        assert np.abs(after - before).max() < 0.051
+
+
 def test_numbers_of_numpy(tmp_path):
     ticket = LotteryTicket(
         np.int64(2),
         np.int64(1),
         pruning_rate=np.float32(0.5),
+        early_bird=np.float32(0.1),
         seed=np.int64(3),
         checkpoint_dir=tmp_path / "ticket",
     )
@@ -151,6 +172,43 @@ def test_reinitialize_draws_what_is_not_pruned_too():
     ticket = LotteryTicket(2, 1, control="reinitialize", exclude="out", seed=0)
     fit(net(), ticket, Watch(), epochs=2)
     assert not np.array_equal(*seen)
+
+
+def test_scores_see_the_draw_that_the_round_began_with():
+    begins, seen = [], []
+
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            begins.append(kernels(self.model)[0])
+
+    def score(begin, final):
+        seen.append(begin)
+        return np.abs(final - begin)
+
+    ticket = LotteryTicket(
+        3, 1, control="reinitialize", score=score, include="hidden", seed=0
+    )
+    fit(net(), ticket, Watch(), epochs=3)
+    masks = [begins[0] != 0, begins[1] != 0]
+    assert not np.array_equal(begins[0], begins[1])
+    for begin, score_of, mask in zip(begins, seen, masks):
+        np.testing.assert_array_equal(begin, score_of * mask)
+
+
+def test_an_einsum_kernel_is_drawn_by_the_axes_it_sums_over():
+    """From the variance of a first draw, heads being outputs."""
+    model = keras.Sequential(
+        [
+            keras.Input((2, 40)),
+            layers.EinsumDense("abc,cde->abde", (2, 30, 40)),
+        ]
+    )
+    kernel = model.layers[0].kernel
+    first = float(np.std(to_numpy([kernel])[0]))
+    (value,) = redraw(
+        model, [kernel], to_numpy([kernel]), np.random.default_rng(0)
+    )
+    assert float(np.std(value)) == pytest.approx(first, rel=0.03)
 
 
 def test_a_series_that_was_resumed_leaves_fit_as_it_was(tmp_path):

@@ -123,6 +123,64 @@ def test_killed_while_it_writes(monkeypatch, tmp_path):
     assert not list((tmp_path / "yes").glob("latest*"))
 
 
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("epoch", [0, 2, 8])
+def test_killed_between_the_files_of_the_backup(
+    order, epoch, monkeypatch, tmp_path
+):
+    """Its weights are of one epoch then, and its number of another."""
+
+    def run(folder):
+        model, ticket = dropout_net(), LotteryTicket(3, 3, rewind=2)
+        callbacks = [ticket]
+        backup = keras.callbacks.BackupAndRestore(tmp_path / folder)
+        callbacks.insert(0 if order == "before" else 1, backup)
+        history = fit(model, *callbacks, epochs=9)
+        assert len(fit(model, epochs=1).epoch) == 1  # begins at 0 again
+        return to_numpy(model.variables), ticket.history, history.epoch
+
+    expected, rows, _ = run("whole")
+    save, saved = keras.Model.save_weights, []
+
+    def killed(model, *arguments, **keywords):
+        save(model, *arguments, **keywords)
+        saved.append(1)
+        if len(saved) == epoch + 1:
+            raise Killed
+
+    monkeypatch.setattr(keras.Model, "save_weights", killed)
+    with pytest.raises(Killed):
+        run("broken")
+    got, again, epochs = run("broken")
+    assert epochs == list(range(epoch + 1, 9))
+    assert again == rows
+    for a, b in zip(got, expected):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_saved_in_the_middle_of_an_epoch(tmp_path):
+    """By Keras, which knows no batch to go on with: it says so."""
+
+    def run(kill=None):
+        backup = keras.callbacks.BackupAndRestore(tmp_path / "b", save_freq=4)
+        ticket = LotteryTicket(2, 2)
+        fit(net(), ticket, backup, *([Kill(kill)] if kill else []), epochs=4)
+
+    with pytest.raises(Killed):
+        run(kill=2)
+    with pytest.warns(UserWarning, match="in the middle of epoch 1"):
+        run()
+
+
+def test_a_whole_epoch_is_not_trained_again(tmp_path):
+    save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    with pytest.raises(Killed):
+        fit(net(), save, LotteryTicket(2, 2), Kill(1), epochs=4)
+    loaded = keras.saving.load_model(tmp_path / "1.keras")
+    with pytest.raises(ValueError, match="with `initial_epoch=1`. Received"):
+        fit(loaded, LotteryTicket(2, 2), epochs=4)
+
+
 class KillAtTheEnd(keras.callbacks.Callback):
     """After the last epoch was saved, before training ends."""
 
