@@ -303,3 +303,17 @@ def test_losses_are_those_of_compile():
     assert _keras.loss_name("crossentropy") == "crossentropy"
     with pytest.raises(ValueError, match="no_loss"):
         _keras.loss_name("no_loss")
+
+
+def test_the_scope_of_a_strategy():
+    model = compiled()
+    with _keras.strategy_scope(model):
+        pass
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+        with strategy.scope():
+            model = compiled()
+        with _keras.strategy_scope(model):
+            assert tf.distribute.get_strategy() is strategy
