@@ -122,8 +122,9 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         callbacks: Callbacks to start anew with each round, with epochs
             counted from its begin: `EarlyStopping` ends the round,
             `ReduceLROnPlateau` starts from the first learning rate (with
-            `rewind=None` from the one it came to). Those that act on batches or on validation go into the list of `fit`,
-            `SwapEMAWeights` before this one.
+            `rewind=None` from the one it came to). Those that act on batches
+            or on validation go into the list of `fit`, `SwapEMAWeights`
+            before this one.
         checkpoint_dir: `None`, or a folder for the state of each epoch, to go
             on from if the process is killed; it is removed when all rounds
             are done. `BackupAndRestore` in the list of `fit`, before or after
