@@ -161,9 +161,8 @@ class MagnitudePruning(keras.callbacks.Callback):
         steps = self.params.get("steps")
         if steps and not self._clock.updates(0):
             _, fit = _keras.running_fit(self)
-            epochs = self.params["epochs"] - (
-                fit["initial_epoch"] if fit else 0
-            )
+            first = fit["initial_epoch"] if fit else 0
+            epochs = self.params["epochs"] - first
             self._check(0, self._clock.updates(steps * epochs))
 
     def _check(self, start, end):
