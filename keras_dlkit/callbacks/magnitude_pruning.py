@@ -57,14 +57,18 @@ class MagnitudePruning(keras.callbacks.Callback):
             stay, as in `(2, 4)`. The schedule must end at `1 - n / m`.
         block_size: `None`, or a pair of rows and columns: kernels, seen as
             matrices with a column a neuron, lose whole blocks, those of least
-            mean \(|w|\). The sparsity is then that of the blocks.
+            mean \(|w|\). The sparsity is then that of the blocks. Both are of
+            kernels of which the last axis alone is that of the outputs, as in
+            Dense and Conv layers; others are refused by name.
         include: As in `Masked`: `None` (every kernel and embedding), a
             regular expression searched in `variable.path`, or a function.
         exclude: As in `Masked`.
 
     Steps are read from the optimizer: with `steps_per_execution` masks change
     before the execution that holds the step, in a second `fit` the schedule
-    goes on. The sparsity is in the logs as `sparsity`. `EarlyStopping` with
+    goes on: one that is longer than `fit` ends at what it has come to. If
+    something stops `fit` before its last step, a warning says what is missing.
+    The sparsity is in the logs as `sparsity`. `EarlyStopping` with
     `restore_best_weights=True` may bring back weights of a time of fewer
     zeros: list it before this callback, which prunes them at the end.
 
@@ -76,8 +80,9 @@ class MagnitudePruning(keras.callbacks.Callback):
     Raises:
         TypeError, ValueError: At construction, for arguments out of range;
             before training, for a model that is not built or compiled,
-            patterns that match nothing, and a schedule that goes down or
-            would prune nothing in the steps that there are.
+            patterns that match nothing, kernels that are no matrices under
+            `n_m` or `block_size`, and a schedule that goes down or would prune
+            nothing in the steps that there are.
 
     Example:
 
@@ -152,10 +157,13 @@ class MagnitudePruning(keras.callbacks.Callback):
             )
         self._clock.set()
         self._last = None
+        self._pruned = None
         steps = self.params.get("steps")
-        if steps:
-            end = self._clock.updates(steps * self.params["epochs"])
-            self._check(self._clock.updates(0), end)
+        if steps and not self._clock.updates(0):
+            _, fit = _keras.running_fit(self)
+            first = fit["initial_epoch"] if fit else 0
+            epochs = self.params["epochs"] - first
+            self._check(0, self._clock.updates(steps * epochs))
 
     def _check(self, start, end):
         final = self._plan.check(start, end)
@@ -176,7 +184,7 @@ class MagnitudePruning(keras.callbacks.Callback):
         if steps and self._last is None:
             left = self.params["epochs"] - epoch
             self._last = self._clock.updates(steps * left)
-            if epoch:  # there are fewer steps than it seemed
+            if epoch or self._done:  # now it is known where `fit` begins
                 self._check(self._done, self._last)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -197,6 +205,9 @@ class MagnitudePruning(keras.callbacks.Callback):
 
     def _prune(self, sparsity):
         """Takes so many of the smallest weights that the sparsity is met."""
+        if sparsity == self._pruned:
+            return  # as after the end of the schedule
+        self._pruned = sparsity
         masks = self._masked.masks
         old = [masks[path] for path in self._chosen]
         weights = _masks.values(self._chosen.values())

@@ -16,6 +16,7 @@ NORMALIZATIONS = (
     keras.layers.LayerNormalization,
     keras.layers.GroupNormalization,
 )
+RMS = (keras.layers.RMSNormalization,)
 SEVERAL_INPUTS = (
     keras.layers.MultiHeadAttention,
     keras.layers.GroupQueryAttention,
@@ -101,14 +102,18 @@ def supermask(
                 seed=own,
                 name=layer.name,
             )
-        if weights is not None and isinstance(layer, NORMALIZATIONS):
-            config = {**layer.get_config(), "center": False, "scale": False}
+        if weights is not None and isinstance(layer, NORMALIZATIONS + RMS):
+            config = layer.get_config()
+            if isinstance(layer, RMS):  # its scale stays, of ones
+                config["trainable"] = False
+            else:
+                config.update(center=False, scale=False)
             return type(layer).from_config(config)
         return _models.same(layer)
 
     def copy(layer, new):
         if type(layer) is type(new):
-            if not isinstance(layer, NORMALIZATIONS) or weights is None:
+            if not isinstance(layer, NORMALIZATIONS + RMS) or weights is None:
                 _models.copy_variables(layer, new)
         elif weights is None:
             _models.copy_variables(layer, new.layer)

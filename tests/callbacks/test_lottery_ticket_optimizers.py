@@ -92,6 +92,12 @@ def test_a_rewind_that_round_0_did_not_come_to():
         fit(net(), ticket)
 
 
+SCHEDULE_FREE = pytest.mark.skipif(
+    not hasattr(keras.optimizers, "ScheduleFreeAdamW"), reason="newer Keras"
+)
+
+
+@SCHEDULE_FREE
 @pytest.mark.parametrize("control", [None, "reinitialize"])
 def test_a_slot_that_was_a_copy_of_the_weight(control):
     """The first step after a rewind goes on from the weights as they are."""
@@ -113,6 +119,7 @@ def test_a_slot_that_was_a_copy_of_the_weight(control):
         assert (now[live] != start[live]).any()
 
 
+@SCHEDULE_FREE
 def test_a_slot_that_was_a_copy_of_zeros():
     """As of every bias that begins at zero, like moments that are none."""
     ticket = LotteryTicket(2, EPOCHS, rewind="learning_rate")

@@ -7,6 +7,7 @@ from keras import layers
 from keras import ops
 
 import keras_dlkit as dlkit
+from keras_dlkit.ops import _pruning
 from tests import zoo
 from tests.schedules.test_sparsity import Pruning
 
@@ -489,6 +490,41 @@ def test_a_fit_that_begins_late_may_have_no_step_left():
             callbacks=[pruning],
             verbose=0,
         )
+
+
+def test_a_fit_that_goes_on_has_no_more_steps_than_are_left():
+    """Beyond its last step the schedule is not asked."""
+    model, x_y = net(), data()
+    arguments = {"batch_size": 4, "verbose": 0}
+
+    def pruning():
+        return MagnitudePruning(lambda step: 0.9 * step / 50, every_steps=1)
+
+    with pytest.warns(UserWarning, match="stopped at update 25"):
+        model.fit(*x_y, epochs=10, callbacks=[pruning(), Stop(5)], **arguments)
+    late = {"epochs": 10, "initial_epoch": 5, **arguments}
+    model.fit(*x_y, callbacks=[pruning()], **late)
+    assert zeros(model) == round(0.9 * SIZE)
+    fresh = net()
+    fresh.fit(*x_y, callbacks=[pruning()], **{**late, "epochs": 11})
+    assert zeros(fresh) == round(0.9 * 30 / 50 * SIZE)
+
+
+def test_weights_are_ranked_for_a_sparsity_that_is_new_alone(monkeypatch):
+    ranked = []
+    prune = _pruning.prune_to_sparsity
+
+    def counted(scores, masks, sparsity, scope):
+        ranked.append(sparsity)
+        return prune(scores, masks, sparsity, scope)
+
+    monkeypatch.setattr(_pruning, "prune_to_sparsity", counted)
+    schedule = Polynomial(0.5, begin_step=1, end_step=4)
+    model, pruning = net(), MagnitudePruning(schedule, every_steps=1)
+    run(model, pruning)
+    assert ranked == [schedule(step) for step in range(1, 5)]
+    run(model, pruning)
+    assert ranked[4:] == [0.5]
 
 
 def test_an_exclude_that_finds_nothing_in_a_second_fit():

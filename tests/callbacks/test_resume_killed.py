@@ -24,6 +24,13 @@ def check(names, folder, seed, moments=("train_batch_begin",)):
     output = run_script(
         "tests/callbacks/killed_fit.py", folder, seed, ",".join(moments), *names
     )
+    histories = compare(names, folder, output)
+    assert all(len(history["val_loss"]) >= 1 for history in histories)
+
+
+def compare(names, folder, output):
+    """Both ends of each are the same; returns the histories."""
+    found = []
     for name in names:
         ends = [
             folder / "unbroken" / f"{name}.unbroken",
@@ -31,9 +38,10 @@ def check(names, folder, seed, moments=("train_batch_begin",)):
         ]
         histories = [json.loads(open(f"{e}.json").read()) for e in ends]
         assert histories[0] == histories[1], output
-        assert len(histories[0]["val_loss"]) >= 1
+        found.append(histories[0])
         states = [np.load(f"{end}.npz") for end in ends]
         assert_same(*([s[key] for key in s.files] for s in states))
+    return found
 
 
 def test_a_killed_run_ends_as_the_unbroken_one(tmp_path):
@@ -53,3 +61,12 @@ def test_killed_by_the_clock(part, tmp_path):
     names = ["sam_every_2", "random_choice", "dynamic_weight_average"]
     names += ["lottery_ticket", "magnitude_pruning", "sde_block"]
     check(names[part::2], tmp_path, random.randrange(10**6), [CLOCK])
+
+
+@pytest.mark.slow
+def test_a_lottery_ticket_that_saves_itself_or_is_backed_up(tmp_path):
+    orders = ["own", "before", "after"]
+    output = run_script("tests/callbacks/killed_ticket.py", tmp_path, *orders)
+    for rows in compare(orders, tmp_path, output):
+        assert [row["epochs"] for row in rows] == [2, 2, 2]
+    assert not list((tmp_path / "own").iterdir())

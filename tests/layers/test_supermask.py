@@ -318,3 +318,21 @@ def test_resumed_is_unbroken_bit_for_bit(tmp_path):
     model.fit(x, x[:, :2], epochs=2, **options)
     for a, b in zip(arrays(unbroken.weights), arrays(model.weights)):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_scale_of_an_rms_normalization_is_not_trained():
+    net = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(6),
+            layers.RMSNormalization(),
+            layers.Dense(2),
+        ]
+    )
+    net.layers[1].scale.assign(np.full(6, 2.0))
+    model = dlkit.sparsity.supermask(net, 0.5, seed=0)
+    (scale,) = arrays([model.layers[1].scale])
+    assert (scale == 1).all() and not model.layers[1].trainable_variables
+    own = dlkit.sparsity.supermask(net, 0.5, weights=None)
+    (scale,) = arrays(own.layers[1].trainable_variables)
+    assert (scale == 2).all()
