@@ -157,13 +157,20 @@ def check_network(network, ensemble_size):
         )
 
 
-def folded(network, member):
-    """A plain model of Keras with the weights of one member."""
+def folded(network, member, renamed=False):
+    """A plain model of Keras with the weights of one member.
+
+    With `renamed`, the names of its layers end in that of the member: on
+    PyTorch a model knows its weights by their paths, and has those of one
+    member only where two are the same.
+    """
 
     def change(layer):
-        if isinstance(layer, MemberLayer):
-            return layer.plain_layer()
-        return _models.same(layer)
+        is_ours = isinstance(layer, MemberLayer)
+        new = layer.plain_layer() if is_ours else _models.same(layer)
+        if renamed and isinstance(new, keras.layers.Layer):
+            new.name = f"{new.name}_{member}"
+        return new
 
     def copy(layer, new):
         if isinstance(layer, MemberLayer):

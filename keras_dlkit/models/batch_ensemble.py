@@ -409,7 +409,7 @@ class BatchEnsemble(keras.Model):
             own.
         """
         members = [
-            _conversion.folded(self.network, member)
+            _conversion.folded(self.network, member, renamed=average)
             for member in range(self.ensemble_size)
         ]
         if not average:
@@ -432,7 +432,10 @@ class BatchEnsemble(keras.Model):
 
     def export(self, *args, **kwargs):
         inputs = self._new_inputs()
-        return keras.Model(inputs, self(inputs)).export(*args, **kwargs)
+        served = keras.Model(inputs, self(inputs))
+        # Keras exports to ONNX only what has been called.
+        served(inputs)
+        return served.export(*args, **kwargs)
 
     @property
     def inputs(self):

@@ -156,6 +156,8 @@ def test_members_are_plain_models_of_keras(name, tmp_path):
     assert np.abs(members[0][0] - members[0][1]).max() > 1e-3
     predicted = flat(model.predict(x, batch_size=4, verbose=0))
     one = model.fold(average=True)
+    paths = [v.path for v in one.variables if "seed_generator" not in v.path]
+    assert len(set(paths)) == len(paths)
     one.save(tmp_path / "plain.keras")
     one = keras.saving.load_model(tmp_path / "plain.keras")
     for a, b, c in zip(members, predicted, flat(one.predict(x, verbose=0))):
