@@ -101,7 +101,7 @@ def torch_peak_bytes(model, source):
         tensor.nbytes
         for tensor in [
             *(v.value for v in [*model.variables, *model.optimizer.variables]),
-            *batch,
+            *keras.tree.flatten(batch),
         ]
     )
     with profiler.profile(profile_memory=True) as log:

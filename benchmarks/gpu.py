@@ -131,10 +131,11 @@ def ode_pieces(arguments):
 def residual_net(arguments):
     """As many passes of the drift as `sde_net` has steps, and no noise."""
     stem, drift, head = ode_pieces(arguments)
-    x = stem.output
+    inputs = keras.Input(IMAGE)
+    x = stem(inputs)
     for _ in range(dlkit.layers.SDEBlock(drift, drift).num_steps):
         x = layers.Add()([x, drift(x)])
-    return compiled(keras.Model(stem.input, head(x)))
+    return compiled(keras.Model(inputs, head(x)))
 
 
 def sde_net(arguments):
@@ -162,9 +163,9 @@ def plain(arguments):
     return compiled(wide_resnet(arguments), one_hot=True)
 
 
-def optimizer(kind, **settings):
+def optimizer(kind, change=None, **settings):
     return functools.partial(
-        with_parts, wrap=lambda inner: kind(inner, **settings)
+        with_parts, wrap=lambda inner: kind(inner, **settings), change=change
     )
 
 
@@ -175,6 +176,29 @@ def part(make):
 def regularized(net):
     energy = dlkit.regularizers.HypersphericalEnergy(0.01)
     return dlkit.regularizers.regularize(net, energy)
+
+
+def tagged(net):
+    """Every weight takes half a step."""
+    for weight in net.trainable_variables:
+        weight.learning_rate_multiplier = 0.5
+
+
+def regression(arguments, head=None, loss="mean_squared_error"):
+    """Learns as many numbers as there are classes."""
+    inputs, x = features(arguments)
+    outputs = (head or logits)()(x)
+    model = keras.Model(inputs, outputs)
+    model.compile(sgd(), loss)
+    return model
+
+
+def mean_and_scale(arguments):
+    def head():
+        return dlkit.layers.MeanAndScale(CLASSES, dtype="float32")
+
+    loss = dlkit.losses.GaussianNegativeLogLikelihood()
+    return regression(arguments, head, loss)
 
 
 def weighted(arguments, make=None):
@@ -188,6 +212,15 @@ def weighted(arguments, make=None):
 
 def weighting(make):
     return functools.partial(weighted, make=make)
+
+
+def detecting(arguments):
+    """Plain, with a metric that takes each score of a class by itself."""
+    model = wide_resnet(arguments)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    metrics = ["accuracy", dlkit.metrics.AUROC(from_logits=True)]
+    model.compile(sgd(), loss, metrics=metrics)
+    return model
 
 
 def ensemble(arguments, member_batches):
@@ -239,6 +272,9 @@ PARTS = {
     ),
     "HypersphericalEnergy": functools.partial(with_parts, change=regularized),
     "CompressiveEnergy": part(lambda: dlkit.regularizers.CompressiveEnergy()),
+    "LearningRateMultiplier": optimizer(
+        dlkit.optimizers.LearningRateMultiplier, change=tagged
+    ),
     # What pruning and tickets cost in a step.
     "Masked": optimizer(dlkit.optimizers.Masked),
     "Supermask": functools.partial(
@@ -250,10 +286,16 @@ PARTS = {
     f"BatchEnsemble of {MEMBERS}, split": functools.partial(
         ensemble, member_batches="split"
     ),
+    "AUROC": detecting,
 }
 TASKS = {
     "UncertaintyWeighting": weighting(uncertainty_weighting),
     "DynamicWeightAverage": weighting(dlkit.losses.DynamicWeightAverage),
+    "GeometricLossStrategy": weighting(dlkit.losses.GeometricLossStrategy),
+    "RandomLossWeighting": weighting(dlkit.losses.RandomLossWeighting),
+    "SoftOptimalUncertaintyWeighting": weighting(
+        dlkit.losses.SoftOptimalUncertaintyWeighting
+    ),
     "FAMO": weighting(dlkit.losses.FAMO),
     "PCGrad": weighting(dlkit.losses.PCGrad),
 }
@@ -261,13 +303,18 @@ BASELINES = {
     "plain": plain,
     "plain, two tasks": weighted,
     "residual net": residual_net,
+    "plain, regression": regression,
 }
-MODELS = BASELINES | PARTS | TASKS | {"SDENet": sde_net}
+OTHERS = {"SDENet": sde_net, "MeanAndScale": mean_and_scale}
+MODELS = BASELINES | PARTS | TASKS | OTHERS
+UPDATE = "one update of the masks"
 # No row is promised a ratio.
 ROWS = [
     *((name, "plain", None) for name in PARTS),
     *((name, "plain, two tasks", None) for name in TASKS),
+    (UPDATE, "plain", None),
     ("SDENet", "residual net", None),
+    ("MeanAndScale", "plain, regression", None),
 ]
 
 
@@ -279,11 +326,11 @@ class Side:
     """Something to time: `run` trains for a number of steps."""
 
     run: Callable
-    peak: int
+    peak: int | None
 
 
 def batches(name, rows):
-    if name in ("SDENet", "residual net"):
+    if name in ("SDENet", "residual net"):  # integers for labels
         return random_batches(rows)
     found = random_batches(rows, one_hot=True)
     if name in TASKS or name == "plain, two tasks":
@@ -302,11 +349,32 @@ def make_side(name, arguments):
     return Side(run, measure(model, source) - before)
 
 
+def mask_updates(arguments):
+    """Updates of all masks, in place of steps; no step, and so no peak."""
+    model = MODELS["Masked"](arguments)
+    optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)
+
+    def run(updates):
+        for _ in range(updates):
+            masks = list(optimizer.masks.values())
+            # So few that nearly all weights live and are ranked.
+            masks = dlkit.ops.magnitude_masks(
+                optimizer.masked_variables, masks, 1e-5
+            )
+            optimizer.set_masks(dict(zip(optimizer.masks, masks)))
+
+    return Side(run, None)
+
+
 def cost_cells(sides, seconds):
     milliseconds = 1000 * seconds[:, 0]
     one, other = sides
+    middle = f"{sorted(milliseconds)[len(milliseconds) // 2]:.1f}"
+    if one.peak is None:
+        return middle, "", ""
     return (
-        f"{sorted(milliseconds)[len(milliseconds) // 2]:.1f}",
+        middle,
         f"{one.peak / 2**20:.0f}",
         f"{one.peak / other.peak:.2f}",
     )
@@ -318,10 +386,12 @@ def main(arguments=None):
     baseline = functools.cache(lambda name: make_side(name, arguments))
 
     def side(name):
+        if name in BASELINES:
+            return baseline(name)
         # Of the others one is in memory at a time.
-        return (
-            baseline(name) if name in BASELINES else make_side(name, arguments)
-        )
+        if name == UPDATE:
+            return mask_updates(arguments)
+        return make_side(name, arguments)
 
     steps = arguments.steps or steps_in_block(
         baseline("plain").run, EVERY_STEPS
