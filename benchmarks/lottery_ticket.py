@@ -316,7 +316,7 @@ def results(out):
     return found
 
 
-def report(found):
+def report(found, steps):
     print_head(
         "weights left, %",
         "network",
@@ -325,6 +325,7 @@ def report(found):
         "to the whole net, %",
         "test accuracy, %",
         "to the whole net",
+        "steps trained to have it",
         "paper",
     )
     whole = found.get(("winning ticket", 0), [])
@@ -333,11 +334,14 @@ def report(found):
     ):
         rows = found.get((kind, level))
         if rows:
-            print_row(*cells(kind, level, rows, whole))
+            print_row(*cells(kind, level, rows, whole, steps))
 
 
-def cells(kind, level, rows, whole):
+def cells(kind, level, rows, whole, steps_a_round):
     steps, accuracies = columns(rows)
+    # A ticket's masks come of the rounds before it. Random masks do without.
+    needs_rounds = kind in ("winning ticket", "reinitialized")
+    rounds = 1 + level if needs_rounds else 1
     relative = ["", ""]
     if whole and level != 0:
         before = [column.mean() for column in columns(whole[: len(rows)])]
@@ -353,6 +357,7 @@ def cells(kind, level, rows, whole):
         relative[0],
         mean_and_spread(accuracies),
         relative[1],
+        f"{rounds * steps_a_round:,}",
         PAPER.get((kind, level), ""),
     )
 
@@ -429,7 +434,7 @@ def main():
             run(data, seed, epochs, arguments.out)
     found = results(arguments.out)
     print(machine())
-    report(found)
+    report(found, arguments.steps)
     if ("winning ticket", 0) in found:
         plot(found, arguments.out / "lottery_ticket.png")
 

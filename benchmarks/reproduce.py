@@ -35,8 +35,12 @@ the papers; nothing was tuned on a test set. `±` is the standard deviation over
 the seeds.
 
 `python benchmarks/reproduce.py` makes this page; the command of each section
-makes its table. The costs of a step, in ratios to a plain one, are in
-`benchmarks/README.md`, beside these scripts.
+makes its table. MNIST and Fashion-MNIST come from `keras.datasets`, which
+downloads them once. Without a network, `KERAS_HOME` names a folder in which
+`datasets/fashion-mnist` holds the gzipped IDX files, and `--data FOLDER` (of
+`reproduce.py`, and of the commands that read MNIST) one of those of MNIST. The
+costs of a step, in ratios to a plain one, are in `benchmarks/README.md`, beside
+these scripts.
 """
 
 
