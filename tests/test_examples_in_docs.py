@@ -1,32 +1,16 @@
 """Every Python example in a docstring, the README and the docs runs."""
 
-import importlib
 import inspect
 import pathlib
-import pkgutil
 import re
 
 import keras
 import pytest
 
-import keras_dlkit
+from tests.test_types import public_objects
 
 ROOT = pathlib.Path(__file__).parents[1]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
-
-
-def docstrings():
-    """The docstrings of all public names, by path."""
-    modules = [keras_dlkit] + [
-        importlib.import_module(f"keras_dlkit.{module.name}")
-        for module in pkgutil.iter_modules(keras_dlkit.__path__)
-        if module.ispkg and not module.name.startswith("_")
-    ]
-    for module in modules:
-        for name, value in vars(module).items():
-            if name.startswith("_") or inspect.ismodule(value):
-                continue
-            yield f"{module.__name__}.{name}", inspect.getdoc(value)
 
 
 def runs_here(block):
@@ -37,7 +21,7 @@ def runs_here(block):
     return backend is None or backend[1] == keras.config.backend()
 
 
-DOCSTRINGS = dict(docstrings())
+DOCSTRINGS = {path: inspect.getdoc(v) for path, v in public_objects()}
 EXAMPLES = {
     f"{name}-{index}": block
     for name, text in {

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import keras_dlkit as dlkit
+from tests.test_types import public_objects
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -52,6 +53,17 @@ def test_the_import_loads_no_backend_of_its_own():
         check=True,
     ).stdout
     assert output.split() == ["keras_dlkit"]
+
+
+def test_the_catalogue_is_whole():
+    """Every public name but the pure functions, and layers made by another."""
+    text = (ROOT / "README.md").read_text()
+    for path, _ in public_objects():
+        *_, place, name = path.split(".")
+        if place == "ops" or name == "Attached":
+            continue
+        if not name.endswith("BatchEnsemble"):
+            assert re.search(rf"\b{name}\b", text), path
 
 
 def test_only_the_train_step_knows_the_backend():
