@@ -52,12 +52,12 @@ def compiled(model, optimizer=None, library=keras, one_hot=False):
     return model
 
 
-def random_batches(rows, count=8, one_hot=False):
-    """`count` batches of noise with random labels."""
+def random_batches(rows, count=8, one_hot=False, shape=IMAGE):
+    """`count` batches of noise of a shape, with random labels."""
     rng = np.random.default_rng(0)
     batches = []
     for _ in range(count):
-        x = rng.normal(size=(rows, *IMAGE)).astype("float32")
+        x = rng.normal(size=(rows, *shape)).astype("float32")
         y = rng.integers(CLASSES, size=rows)
         if one_hot:
             y = np.eye(CLASSES, dtype="float32")[y]

@@ -18,8 +18,10 @@ from _timing import print_head
 from _timing import print_row
 from _timing import steps_in_block
 from _timing import time_rows
+from _training import CLASSES
 from _training import in_memory
 from _training import machine
+from _training import random_batches
 from _training import sgd
 from _training import training_steps
 from _training import wait_for_torch
@@ -28,7 +30,7 @@ import keras_dlkit as dlkit
 
 BACKEND = keras.config.backend()
 MEMBERS = 4
-INPUTS, CLASSES = 784, 10
+INPUTS = 784
 WIDTH = 512
 KINDS = ("split", "tile", "independent")
 # The rows: what, relative to what, and the ratio not to be exceeded.
@@ -61,14 +63,7 @@ def parse_arguments():
 
 
 def batches(rows, count=8):
-    random = np.random.default_rng(0)
-    return [
-        (
-            random.normal(size=(rows, INPUTS)).astype("float32"),
-            random.integers(CLASSES, size=rows),
-        )
-        for _ in range(count)
-    ]
+    return random_batches(rows, count, shape=(INPUTS,))
 
 
 def network(width):

@@ -22,6 +22,7 @@ from _timing import time_pairs
 from _training import CLASSES
 from _training import in_memory
 from _training import machine
+from _training import random_batches
 from _training import training_steps
 
 import keras_dlkit as dlkit
@@ -85,24 +86,17 @@ def prune(optimizer, rate):
     optimizer.set_masks(dict(zip(optimizer.masks, masks)))
 
 
-def random_batches(rows, count=8):
-    rng = np.random.default_rng(0)
-    return [
-        (
-            rng.normal(size=(rows, PIXELS)).astype("float32"),
-            rng.integers(CLASSES, size=rows),
-        )
-        for _ in range(count)
-    ]
+def batches_of(arguments, count=8):
+    return random_batches(arguments.batch, count, shape=(PIXELS,))
 
 
 def steps_of(net, arguments):
-    return training_steps(net, in_memory(random_batches(arguments.batch)))
+    return training_steps(net, in_memory(batches_of(arguments)))
 
 
 def fit_of(net, arguments, schedule=None):
     """A `fit` of so many steps, gradual pruning going on for ever."""
-    x, y = random_batches(arguments.batch, count=1)[0]
+    x, y = batches_of(arguments, count=1)[0]
 
     def batches():
         while True:
@@ -185,13 +179,13 @@ def tfmot_net(arguments, schedule=None):
 
 def tfmot_fit(arguments, schedule=None):
     net = tfmot_net(arguments, schedule)
-    batch = random_batches(arguments.batch, count=1)[0]
+    batch = batches_of(arguments, count=1)[0]
     return lambda steps: _tfmot.fit(net, *batch, steps, schedule is not None)
 
 
 def tfmot_sides(arguments):
     """The same rows, of the library for Keras 2."""
-    batches = random_batches(arguments.batch)
+    batches = batches_of(arguments)
 
     def once(sparsity):
         return _tfmot.once(sparsity, SPARSITY)
