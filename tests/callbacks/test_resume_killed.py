@@ -18,6 +18,8 @@ QUICK = ["random_choice", "lottery_ticket", "sde_block"]
 # There, two runs that nobody kills differ in their last bits.
 UNLIKE = ["sde_net"] if keras.config.backend() == "tensorflow" else []
 SLOW = [name for name in CASES if name not in QUICK + UNLIKE]
+# Each in a process that has ten minutes, also on a machine with much to do.
+PARTS = 8
 
 
 def check(names, folder, seed, moments=("train_batch_begin",)):
@@ -49,9 +51,9 @@ def test_a_killed_run_ends_as_the_unbroken_one(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(PARTS))
 def test_every_part_killed_at_random(part, tmp_path):
-    check(SLOW[part::4], tmp_path, random.randrange(10**6), list(MOMENTS))
+    check(SLOW[part::PARTS], tmp_path, random.randrange(10**6), list(MOMENTS))
 
 
 @pytest.mark.slow
