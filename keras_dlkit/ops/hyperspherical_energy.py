@@ -171,104 +171,132 @@ def _directions(vectors, epsilon):
 
     The square of an entry of 1e-20 is 0 in float32, that of 1e20 infinite.
     """
-    size = ops.max(ops.abs(vectors), axis=-1, keepdims=True)
-    size = ops.stop_gradient(ops.maximum(size, max(TINY, math.sqrt(epsilon))))
-    vectors = vectors / size
+    size = ops.max(ops.abs(ops.stop_gradient(vectors)), axis=-1, keepdims=True)
+    if epsilon:
+        size = ops.maximum(size, math.sqrt(epsilon))
+    # Over infinity a row below `TINY` is 0, and its gradient with it.
+    alive = size > TINY
+    vectors = vectors / ops.where(alive, size, math.inf)
     squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-    squares = squares + epsilon / size / size
-    # At least 1, but for rows below `TINY`: their gradient is to be 0.
-    alive = squares > 0.5
-    inverse = ops.where(alive, ops.rsqrt(ops.where(alive, squares, 1.0)), 0.0)
-    return vectors * inverse
+    if epsilon:
+        squares = squares + ops.square(math.sqrt(epsilon) / size)
+    return vectors * ops.rsqrt(ops.where(alive, squares, 1.0))
 
 
 def _pair_sum(vectors, settings, block_size):
-    """Sum of the energy over pairs of rows; see `_energy`.
+    """Sum of the energy over pairs of rows; see `_energy`."""
+    neurons = vectors.shape[0]
+    blocks = -(-neurons // min(block_size or BLOCK_SIZE, neurons))
+    energy, gradient = (
+        _of_one_block(settings)
+        if blocks == 1
+        else _around_the_circle(*vectors.shape, blocks, settings)
+    )
+    scale = settings["power"] or 1
+
+    @ops.custom_gradient
+    def pair_sum(vectors):
+        def backward(*args, upstream=None):
+            # On PyTorch the tensors come first.
+            upstream = args[0] if upstream is None else upstream
+            return (upstream * scale) * gradient(vectors)
+
+        return energy(vectors), backward
+
+    return pair_sum(vectors)
+
+
+def _of_one_block(settings):
+    """The sum, and its gradient over the power, as functions of all rows."""
+
+    def cosines(vectors):
+        return ops.matmul(vectors, ops.transpose(vectors))
+
+    def energy(vectors):
+        return ops.sum(ops.tril(_energy(cosines(vectors), **settings), -1))
+
+    def gradient(vectors):
+        slope = _slope(cosines(vectors), **settings)
+        others = 1.0 - ops.eye(vectors.shape[0], dtype=vectors.dtype)
+        return ops.matmul(others * slope, vectors)
+
+    return energy, gradient
+
+
+def _around_the_circle(neurons, dimension, blocks, settings):
+    """The same in blocks of rows.
 
     The rows stand in a circle of an odd number of blocks. Each block meets
     itself and the half of the circle behind it, so that of the two blocks of
     a pair one meets the other. The circle turns by a block at a time: the
     shapes stay the same, as a compiled loop needs it.
     """
-    neurons, dimension = vectors.shape
-    blocks = -(-neurons // min(block_size or BLOCK_SIZE, neurons))
     blocks += 1 - blocks % 2
     size = -(-neurons // blocks)
     half = (blocks + 1) // 2 * size
     padding = blocks * size - neurons
-    # Within a block each pair is there twice, and each row with itself.
-    index = ops.arange(half)
-    weights = 0.5 if blocks == 1 else ops.where(index < size, 0.5, 1.0)
-    weights = ops.where(ops.arange(size)[:, None] == index, 0.0, weights)
-    weights = ops.cast(weights, vectors.dtype)
+    # The rows of zeros that fill up the circle are at a right angle to all.
+    sides = 2 if settings["half_space"] else 1
+    pairs = sides * (2 * neurons + padding - 1) * padding / 2
+    of_padding = pairs * _energy_of_angle(0.5, settings)
+
+    def met_weights(dtype):
+        # Within a block each pair is there twice, and each row with itself.
+        index = ops.arange(half)
+        weights = ops.where(index < size, 0.5, 1.0)
+        weights = ops.where(ops.arange(size)[:, None] == index, 0.0, weights)
+        return ops.cast(weights, dtype)
 
     def turned(circle):
         return ops.concatenate([circle[size:], circle[:size]])
-
-    def energy(block, met):
-        cosine = ops.matmul(block, ops.transpose(met))
-        return ops.sum(weights * _energy(cosine, **settings))
-
-    def gradients(block, met):
-        cosine = ops.matmul(block, ops.transpose(met))
-        slope = weights * _slope(cosine, **settings)
-        of_block = ops.matmul(slope, met)
-        return of_block, ops.matmul(ops.transpose(slope), block)
-
-    def add_energy(_, carry):
-        circle, total = carry
-        return turned(circle), total + energy(circle[:size], circle[:half])
-
-    def add_gradients(_, carry):
-        circle, total = carry
-        of_block, of_met = gradients(circle[:size], circle[:half])
-        parts = [
-            total[size:half] + of_met[size:],
-            total[half:],
-            total[:size] + of_met[:size] + of_block,
-        ]
-        return turned(circle), ops.concatenate(parts)
 
     def around(add_block, vectors, total):
         circle = ops.pad(vectors, [[0, padding], [0, 0]])
         return ops.fori_loop(0, blocks, add_block, (circle, total))[1]
 
-    def total_energy(vectors):
-        if blocks == 1:
-            return energy(vectors, vectors)
+    def energy(vectors):
+        weights = met_weights(vectors.dtype)
+
+        def add_block(_, carry):
+            circle, total = carry
+            cosine = ops.matmul(circle[:size], ops.transpose(circle[:half]))
+            total = total + ops.sum(weights * _energy(cosine, **settings))
+            return turned(circle), total
+
         zero = ops.zeros((), dtype=vectors.dtype)
-        return around(add_energy, vectors, zero)
+        return around(add_block, vectors, zero) - of_padding
 
-    def total_gradient(vectors):
-        if blocks == 1:
-            return sum(gradients(vectors, vectors))
+    def gradient(vectors):
+        weights = met_weights(vectors.dtype)
+
+        def add_block(_, carry):
+            circle, total = carry
+            block, met = circle[:size], circle[:half]
+            cosine = ops.matmul(block, ops.transpose(met))
+            slope = weights * _slope(cosine, **settings)
+            of_block = ops.matmul(slope, met)
+            of_met = ops.matmul(ops.transpose(slope), block)
+            parts = [
+                total[size:half] + of_met[size:],
+                total[half:],
+                total[:size] + of_met[:size] + of_block,
+            ]
+            return turned(circle), ops.concatenate(parts)
+
         zeros = ops.zeros((blocks * size, dimension), dtype=vectors.dtype)
-        return around(add_gradients, vectors, zeros)[:neurons]
+        return around(add_block, vectors, zeros)[:neurons]
 
-    @ops.custom_gradient
-    def pair_sum(vectors):
-        def gradient(*args, upstream=None):
-            # On PyTorch the tensors come first.
-            upstream = args[0] if upstream is None else upstream
-            return (upstream * (power or 1)) * total_gradient(vectors)
-
-        return total_energy(vectors), gradient
-
-    power = settings["power"]
-    # The rows of zeros that fill up the circle are at a right angle to all.
-    sides = 2 if settings["half_space"] else 1
-    pairs = sides * (2 * neurons + padding - 1) * padding / 2
-    return pair_sum(vectors) - pairs * _energy_of_angle(0.5, settings)
+    return energy, gradient
 
 
 def _own_pairs(vectors, epsilon, settings):
     """Sum of the energy over the pairs of a row and its negative."""
-    squares = ops.sum(ops.square(vectors), axis=1)
     opposite = _energy_of_angle(1.0, settings)
     right = _energy_of_angle(0.5, settings)
     if not epsilon:  # of unit length, or zeros
-        lengths = ops.stop_gradient(ops.sum(squares))
+        lengths = ops.sum(ops.square(ops.stop_gradient(vectors)))
         return lengths * (opposite - right) + vectors.shape[0] * right
+    squares = ops.sum(ops.square(vectors), axis=1)
     # Constant where the angle has an infinite slope.
     short = squares < LIMIT
     cosine = -ops.where(short, squares, 0.0)
