@@ -59,13 +59,12 @@ def mix_up(values: Any, permutation: Any, lam: Any) -> Any:
     if all(isinstance(size, int) for size in shape[1:]):
         # Rows as vectors: gathered and broadcast in the fastest way.
         values = ops.reshape(values, (-1, math.prod(shape[1:])))
-    other = ops.cast(like_rows(1.0 - lam, values), values.dtype)
-    # Augmented assignments work in place where tensors can change: the sum of
-    # two products would fill memory three times over.
     mixed = ops.take(values, permutation, axis=0)
-    mixed -= values
-    mixed *= other
-    mixed += values
+    if keras.config.backend() == "torch":  # one pass over memory, in place
+        mixed.lerp_(values, like_rows(lam, values).to(values.dtype))
+    else:
+        other = ops.cast(like_rows(1.0 - lam, values), values.dtype)
+        mixed = values + other * (mixed - values)
     return ops.reshape(mixed, shape)
 
 
