@@ -80,10 +80,11 @@ def masked(name, width, sparsity=SPARSITY):
 
 
 def prune(optimizer, rate):
-    masks = dlkit.ops.magnitude_masks(
-        optimizer.masked_variables, list(optimizer.masks.values()), rate
+    old = optimizer.masks
+    new = dlkit.ops.magnitude_masks(
+        optimizer.masked_variables, list(old.values()), rate
     )
-    optimizer.set_masks(dict(zip(optimizer.masks, masks)))
+    optimizer.set_masks(dict(zip(old, new)))
 
 
 def batches_of(arguments, count=8):
