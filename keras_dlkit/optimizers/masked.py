@@ -59,7 +59,8 @@ class Masked(WrapperOptimizer):
 
     Raises:
         TypeError, ValueError: At construction, for what is no optimizer or no
-            pattern; in `build`, if no weight is left to prune.
+            pattern; in `build`, if `exclude` finds none of the weights, or no
+            weight is left to prune.
 
     Example:
 
@@ -101,6 +102,8 @@ class Masked(WrapperOptimizer):
             method.mask_by(self.mask)
 
     def build(self, variables):
+        paths = [v.path for v in variables]
+        _selection.check_patterns(self.include, self.exclude, paths)
         chosen = _prunable.select(variables, self.include, self.exclude)
         super().build(variables)
         self.add_slots(chosen, "mask", dtype="uint8", initializer="ones")

@@ -271,6 +271,7 @@ def test_what_is_prunable():
     [
         ({"include": "nowhere"}, "nowhere.*kernel"),
         ({"exclude": "."}, "at least one kernel"),
+        ({"exclude": "nowhere"}, "leave out.*exclude='nowhere'"),
     ],
 )
 def test_nothing_to_prune(arguments, message):
@@ -397,7 +398,7 @@ def test_in_fit_and_with_sam(name):
 
 def test_saved_and_loaded(tmp_path):
     model, masked, masks = net_with_masks(
-        lambda inner: Masked(inner, exclude="nothing"), optimizers.Adam(0.05)
+        lambda inner: Masked(inner, exclude="bias"), optimizers.Adam(0.05)
     )
     batches = make_batches(np.random.default_rng(2))
     fit(model, batches)
@@ -406,7 +407,7 @@ def test_saved_and_loaded(tmp_path):
     for m in (model, loaded):
         fit(m, batches)
     assert isinstance(loaded.optimizer, Masked)
-    assert loaded.optimizer.exclude == "nothing"
+    assert loaded.optimizer.exclude == "bias"
     for a, b in zip(loaded.optimizer.masks.values(), masks.values()):
         np.testing.assert_array_equal(a, b)
     a, b = (
