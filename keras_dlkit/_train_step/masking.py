@@ -72,7 +72,7 @@ if keras.config.backend() == "tensorflow":
         return tf.cast(mask.value, "float32")
 
     def restored(tensor, factors, begin):
-        """The tensor, and `begin` where the mask is zero, whatever was there."""
+        """The tensor, and `begin` where it is pruned, whatever was there."""
         if begin or tensor.dtype != factors.dtype:
             return tf.where(factors != 0, tensor, tf.cast(begin, tensor.dtype))
         return tf.math.multiply_no_nan(tensor, factors)

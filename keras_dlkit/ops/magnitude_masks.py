@@ -75,9 +75,8 @@ def magnitude_masks(
     """
     rate = _checks.check_rate("pruning_rate", pruning_rate)
     _checks.check_one_of("scope", scope, _pruning.SCOPES)
-    weights, masks = map(_host.view, weights), list(map(_host.view, masks))
-    # One at a time: the view of a weight is not kept.
-    scores = [np.abs(w) for w in weights]
+    scores = [np.abs(_host.view(w)) for w in weights]
+    masks = [_host.view(m) for m in masks]
     if [s.shape for s in scores] != [m.shape for m in masks]:
         raise ValueError(
             "`masks` must have the shapes of `weights`. Received: "

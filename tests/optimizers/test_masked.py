@@ -9,6 +9,7 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from keras_dlkit import _keras
+from keras_dlkit._train_step import masking
 from keras_dlkit.optimizers import wrapper_optimizer
 from tests.optimizers import reference
 from tests.optimizers.comparison import fit
@@ -394,6 +395,20 @@ def test_in_fit_and_with_sam(name):
     )
     for a, b in zip(to_numpy(model.trainable_variables), expected):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "torch", reason="others need no pieces"
+)
+def test_masked_piece_by_piece(monkeypatch):
+    monkeypatch.setattr(masking, "PIECE", 4)
+    mask = keras.Variable(np.eye(3, 5), dtype="uint8", trainable=False)
+    values = np.arange(1.0, 16.0, dtype="float32").reshape(3, 5)
+    for order in "CF":  # in one piece, where memory is in another order
+        tensor = ops.convert_to_tensor(np.array(values, order=order))
+        got = masking.masked_gradient(tensor, mask)
+        assert got is tensor
+        np.testing.assert_array_equal(to_numpy([got])[0], values * np.eye(3, 5))
 
 
 def test_saved_and_loaded(tmp_path):
