@@ -56,7 +56,7 @@ def parse_arguments():
     return parser.parse_args()
 
 
-def compiled(optimizer, width):
+def compiled(optimizer, width, **arguments):
     layers = keras.layers
     net = keras.Sequential(
         [
@@ -67,23 +67,24 @@ def compiled(optimizer, width):
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    net.compile(optimizer, loss)
+    net.compile(optimizer, loss, **arguments)
     return net
 
 
-def masked(name, width, sparsity=SPARSITY):
+def masked(name, width, sparsity=SPARSITY, **arguments):
     optimizer = dlkit.optimizers.Masked(OPTIMIZERS[name]())
-    net = compiled(optimizer, width)
+    net = compiled(optimizer, width, **arguments)
     optimizer.build(net.trainable_variables)
     prune(optimizer, sparsity)
     return net
 
 
 def prune(optimizer, rate):
-    masks = dlkit.ops.magnitude_masks(
-        optimizer.masked_variables, list(optimizer.masks.values()), rate
+    old = optimizer.masks
+    new = dlkit.ops.magnitude_masks(
+        optimizer.masked_variables, list(old.values()), rate
     )
-    optimizer.set_masks(dict(zip(optimizer.masks, masks)))
+    optimizer.set_masks(dict(zip(old, new)))
 
 
 def batches_of(arguments, count=8):
@@ -144,14 +145,20 @@ def update_of(arguments):
 def sides(arguments):
     """Rows: a name, the ratio not to be exceeded, and the two to time."""
     width = arguments.width
-    for name, make in OPTIMIZERS.items():
-        yield (
-            f"masked / plain, {name}",
-            BAR,
-            lambda n=name: steps_of(masked(n, width), arguments),
-            lambda m=make: steps_of(compiled(m(), width), arguments),
-            1,
-        )
+    # On a CPU Keras compiles by XLA on JAX, on TensorFlow only if it is asked.
+    for jit in ("auto", True) if BACKEND == "tensorflow" else ("auto",):
+        for name, make in OPTIMIZERS.items():
+            yield (
+                f"masked / plain, {name}{', XLA' if jit is True else ''}",
+                BAR,
+                lambda n=name, j=jit: steps_of(
+                    masked(n, width, jit_compile=j), arguments
+                ),
+                lambda m=make, j=jit: steps_of(
+                    compiled(m(), width, jit_compile=j), arguments
+                ),
+                1,
+            )
     for name in ("momentum", "Adam"):
         make = OPTIMIZERS[name]
         yield (

@@ -8,8 +8,8 @@ def check_patterns(include, exclude, paths=None):
 
     Args:
         include, exclude: `None`, a regular expression, or a function.
-        paths: Where a model is there: the paths of all its weights. One that
-            leaves out none of them is a slip of the pen.
+        paths: Where they are known: the paths of all weights. One that leaves
+            out none of them is a slip of the pen.
     """
     for name, value in (("include", include), ("exclude", exclude)):
         if value is None or callable(value):
@@ -23,12 +23,17 @@ def check_patterns(include, exclude, paths=None):
             ) from error
     if paths is None or not isinstance(exclude, str):
         return
-    if not any(re.search(exclude, path) for path in paths):
+    if not finds_any(exclude, paths):
         raise ValueError(
             "`exclude` must find something to leave out. Received: "
-            f"exclude={exclude!r}, and no such path in the model: "
+            f"exclude={exclude!r}, and no such path among the weights: "
             f"{list(paths)[:20]}. Mend it, or leave it out."
         )
+
+
+def finds_any(pattern, paths):
+    """Whether a regular expression finds one of the paths."""
+    return any(re.search(pattern, path) for path in paths)
 
 
 def finds(path, include, exclude):

@@ -63,6 +63,9 @@ def _wrap(model, include, exclude):
         scaler, inner = inner, inner.inner_optimizer
     # Before anything is changed: `include` may match nothing.
     _prunable.select(model.trainable_variables, include, exclude)
+    trained = [v.path for v in model.trainable_variables]
+    if isinstance(exclude, str) and not _selection.finds_any(exclude, trained):
+        exclude = None  # it finds what is frozen, of which `Masked` sees none
     masked = Masked(inner, include=include, exclude=exclude)
     if scaler is not None:
         scaler.inner_optimizer = masked

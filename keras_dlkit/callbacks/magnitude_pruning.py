@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_dlkit import _checks
+from keras_dlkit import _host
 from keras_dlkit import _keras
 from keras_dlkit._kernels import is_matrix
 from keras_dlkit._papers import Paper
@@ -210,9 +211,9 @@ class MagnitudePruning(keras.callbacks.Callback):
         self._pruned = sparsity
         masks = self._masked.masks
         old = [masks[path] for path in self._chosen]
-        weights = _masks.values(self._chosen.values())
-        shapes = [w.shape for w in weights]
-        scores = _pruning.as_scores([np.abs(w) for w in weights])
+        shapes = [mask.shape for mask in old]
+        scores = [np.abs(_host.view(v)) for v in self._chosen.values()]
+        scores = _pruning.as_scores(scores)
         scores, units = self._pattern.units(scores, old)
         units = list(units)
         members = _pruning.groups(self.scope, len(shapes))

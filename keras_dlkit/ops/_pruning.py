@@ -33,49 +33,45 @@ def remove(scores, masks, count):
 
     The lowest scores go; ties by lowest index. Weights with a score of
     infinity stay in any case.
+
+    A sample says between which two scores the last one to go must be. What lies
+    there is ranked: a partition of the whole takes several times as long.
     """
     scores = [array.ravel() for array in scores]
     live = [np.asarray(mask).ravel() != 0 for mask in masks]
-    may_go = [a & (s < np.inf) for a, s in zip(live, scores)]
-    for alive, below, others in zip(live, *_lowest(scores, may_go, count)):
-        alive &= ~below
-        alive[others] = False
-    return [
-        alive.view("uint8").reshape(mask.shape)
-        for alive, mask in zip(live, masks)
-    ]
-
-
-def _lowest(scores, may_go, count):
-    """Where the `count` lowest scores are, of those that may go.
-
-    For each array flags, and the indices of others. A sample says between which
-    two scores the last one must be. What lies there is ranked: a partition of
-    the whole takes several times as long.
-    """
-    size = sum(map(np.count_nonzero, may_go))
+    size = sum(map(np.count_nonzero, live))
     count = min(count, size)
-    low, high = _bounds(scores, may_go, count / max(size, 1))
-    below = [a & (s < low) for a, s in zip(may_go, scores)]
-    rest = count - sum(map(np.count_nonzero, below))
-    near = [
-        np.flatnonzero(a & (s <= high) & ~b)
-        for a, s, b in zip(may_go, scores, below)
-    ]
+    low, high = _bounds(scores, live, count / max(size, 1))
+    stays, near, rest = _split(scores, live, low, high, count)
     if not 0 <= rest <= sum(map(len, near)):  # a sample unlike the whole
-        below = [np.zeros(s.shape, bool) for s in scores]
-        rest, near = count, [np.flatnonzero(a) for a in may_go]
+        stays, near, rest = _split(scores, live, -np.inf, np.inf, count)
     values = np.concatenate([s[i] for s, i in zip(scores, near)])
-    chosen = _flags(values, rest)
+    kept = ~_flags(values, rest)
     ends = np.cumsum([len(i) for i in near])[:-1]
-    return below, [i[c] for i, c in zip(near, np.split(chosen, ends))]
+    for flags, indices, some in zip(stays, near, np.split(kept, ends)):
+        flags[indices[some]] = True
+    return [
+        flags.view("uint8").reshape(mask.shape)
+        for flags, mask in zip(stays, masks)
+    ]
 
 
-def _bounds(scores, may_go, share):
+def _split(scores, live, low, high, count):
+    """The living above `high`, the indices of those from `low` up to it.
+
+    And how many of these go, where all below `low` do.
+    """
+    stays = [a & (s > high) for a, s in zip(live, scores)]
+    below = [a & (s < low) for a, s in zip(live, scores)]
+    near = [np.flatnonzero(a ^ b ^ c) for a, b, c in zip(live, stays, below)]
+    return stays, near, count - sum(map(np.count_nonzero, below))
+
+
+def _bounds(scores, live, share):
     """Two scores between which, most likely, the last one to go is."""
     step = 1 + sum(s.size for s in scores) // SAMPLE
     sample = np.sort(
-        np.concatenate([s[::step][a[::step]] for s, a in zip(scores, may_go)])
+        np.concatenate([s[::step][a[::step]] for s, a in zip(scores, live)])
     )
     place = int(share * sample.size)
     # Some four standard deviations of the place.
@@ -86,13 +82,14 @@ def _bounds(scores, may_go, share):
 
 
 def _flags(values, count):
-    """Where the `count` lowest are."""
+    """Where the `count` lowest are, of those that are finite."""
     if count == 0:
         return np.zeros(values.shape, bool)
     last = np.partition(values, count - 1)[count - 1]
     chosen = values < last
-    ties = np.flatnonzero(values == last)
-    chosen[ties[: count - np.count_nonzero(chosen)]] = True
+    if last < np.inf:
+        ties = np.flatnonzero(values == last)
+        chosen[ties[: count - np.count_nonzero(chosen)]] = True
     return chosen
 
 

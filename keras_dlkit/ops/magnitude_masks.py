@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
-from keras import ops
 
 from keras_dlkit import _checks
+from keras_dlkit import _host
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
 from keras_dlkit.ops import _pruning
@@ -75,13 +75,13 @@ def magnitude_masks(
     """
     rate = _checks.check_rate("pruning_rate", pruning_rate)
     _checks.check_one_of("scope", scope, _pruning.SCOPES)
-    weights = [np.asarray(ops.convert_to_numpy(w)) for w in weights]
-    masks = [np.asarray(ops.convert_to_numpy(m)) for m in masks]
-    if [w.shape for w in weights] != [m.shape for m in masks]:
+    scores = [np.abs(_host.view(w)) for w in weights]
+    masks = [_host.view(m) for m in masks]
+    if [s.shape for s in scores] != [m.shape for m in masks]:
         raise ValueError(
             "`masks` must have the shapes of `weights`. Received: "
-            f"{[m.shape for m in masks]} for {[w.shape for w in weights]}"
+            f"{[m.shape for m in masks]} for {[s.shape for s in scores]}"
         )
-    scores = _pruning.as_scores([np.abs(w) for w in weights])
-    rates = [rate] * len(weights)
+    scores = _pruning.as_scores(scores)
+    rates = [rate] * len(scores)
     return _pruning.prune_by_rate(scores, masks, rates, scope)

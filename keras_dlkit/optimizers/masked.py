@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dlkit import _host
 from keras_dlkit import _prunable
 from keras_dlkit import _selection
 from keras_dlkit._export import export
@@ -58,7 +59,8 @@ class Masked(WrapperOptimizer):
 
     Raises:
         TypeError, ValueError: At construction, for what is no optimizer or no
-            pattern; in `build`, if no weight is left to prune.
+            pattern; in `build`, if `exclude` finds none of the weights, or no
+            weight is left to prune.
 
     Example:
 
@@ -100,15 +102,16 @@ class Masked(WrapperOptimizer):
             method.mask_by(self.mask)
 
     def build(self, variables):
+        paths = [v.path for v in variables]
+        _selection.check_patterns(self.include, self.exclude, paths)
         chosen = _prunable.select(variables, self.include, self.exclude)
         super().build(variables)
         self.add_slots(chosen, "mask", dtype="uint8", initializer="ones")
         again = [
-            (target, v, begin)
+            (v, _slots.of(innermost(self), v))
             for v in chosen
             if v.constraint is not None
             or not _slots.is_elementwise(innermost(self), v)
-            for target, begin in _slots.of(innermost(self), v)
         ]
         roots = [
             (slot, self._slots[id(v)])
@@ -148,8 +151,7 @@ class Masked(WrapperOptimizer):
         masking.lift(self._roots)
         self.inner_optimizer.apply(grads, trainable_variables)
         masking.lower(self._roots)
-        for target, variable, begin in self._masks_again:
-            target.assign(self._restored(target, variable, begin))
+        self._restore(self._masks_again)
 
     def _masked_gradient(self, gradient, variable):
         mask = self.slot_of(variable)
@@ -165,20 +167,23 @@ class Masked(WrapperOptimizer):
         values = dict(zip(map(id, variables), [*trainable_variables, *states]))
         mapping = list(zip(self.variables, optimizer_variables))
         with keras.StatelessScope(state_mapping=mapping):
-            for target, variable, begin in self._masks_again:
-                values[id(target)] = self._restored(
-                    values[id(target)], variable, begin
-                )
+            for variable, targets in self._masks_again:
+                factors = masking.factors(self._slots[id(variable)])
+                for target, begin in targets:
+                    values[id(target)] = masking.restored(
+                        values[id(target)], factors, begin
+                    )
         values = [values[id(v)] for v in variables]
         count = len(trainable_variables)
         return values[:count], values[count:]
 
-    def _restored(self, value, variable, begin):
-        """The value, and where the weight is pruned what it began with."""
-        value = ops.convert_to_tensor(value)
-        # No product: what is not finite would stay so.
-        lives = ops.cast(self._slots[id(variable)], "bool")
-        return ops.where(lives, value, ops.cast(begin, value.dtype))
+    def _restore(self, groups):
+        """Puts back what a weight and its slots begin with, where pruned."""
+        for variable, targets in groups:
+            factors = masking.factors(self._slots[id(variable)])
+            for target, begin in targets:
+                value = ops.convert_to_tensor(target)
+                target.assign(masking.restored(value, factors, begin))
 
     # Between steps.
 
@@ -191,7 +196,7 @@ class Masked(WrapperOptimizer):
     def masks(self) -> dict[str, np.ndarray]:
         """The masks as NumPy arrays, by the path of the weight."""
         return {
-            path: ops.convert_to_numpy(self._slots[id(v)])
+            path: np.array(_host.view(self._slots[id(v)]))
             for path, v in self._by_path().items()
         }
 
@@ -218,11 +223,11 @@ class Masked(WrapperOptimizer):
 
     def prune(self) -> None:
         """Sets what is masked to zero, and its slots to where they began."""
-        for variable in self._masked_variables:
-            if ops.convert_to_numpy(self._slots[id(variable)]).all():
-                continue
-            for target, begin in _slots.of_all(self._slotted(), variable):
-                target.assign(self._restored(target, variable, begin))
+        self._restore(
+            (v, _slots.of_all(self._slotted(), v))
+            for v in self._masked_variables
+            if not _host.view(self._slots[id(v)]).all()
+        )
 
     def _slotted(self):
         return [o for o in chain(self) if o is not self]
@@ -285,15 +290,15 @@ class Masked(WrapperOptimizer):
 
 
 def _checked(path, mask, variable):
-    mask = np.asarray(ops.convert_to_numpy(mask))
+    mask = _host.view(mask)
     if mask.shape != tuple(variable.shape):
         raise ValueError(
             f"The mask of {path!r} must have the shape of the weight, "
             f"{tuple(variable.shape)}. Received: {mask.shape}"
         )
-    if not ((mask == 0) | (mask == 1)).all():
+    if not (mask == (mask != 0)).all():
         raise ValueError(
             f"The mask of {path!r} must hold zeros and ones. Received: "
             f"{np.unique(mask)[:5]}, ..."
         )
-    return mask.astype("uint8")
+    return mask.astype("uint8")  # a copy: backends may keep what they get

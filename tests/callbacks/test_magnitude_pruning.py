@@ -173,6 +173,13 @@ def test_include_and_exclude():
     run(model, MagnitudePruning(Constant(0.5), exclude=last))
     assert [(k == 0).mean() for k in kernels(model)] == [0.5, 0.0]
     assert len(model.optimizer.masks) == 1
+    # What is frozen may be named, of which the optimizer has nothing.
+    frozen = net()
+    frozen.layers[-1].trainable = False
+    frozen.compile("sgd", "mse")
+    last = frozen.layers[-1].name
+    MagnitudePruning(Constant(0.5), exclude=last).set_model(frozen)
+    assert len(frozen.optimizer.masks) == 1
 
 
 @pytest.mark.parametrize("accumulate", [None, 2])

@@ -104,6 +104,13 @@ def test_bad_arrays():
         magnitude_masks([np.ones(2)], [np.ones(3)], 0.5)
 
 
+def test_a_score_of_infinity_stays_whatever_the_count():
+    (got,) = _pruning.remove(
+        [np.array([np.inf, 2, 1, np.inf])], [np.ones(4)], 4
+    )
+    assert got.tolist() == [1, 0, 0, 1]
+
+
 def test_to_a_sparsity_never_goes_back():
     weights, masks = arrays(2, dead=0.0)
     scores = [np.abs(w) for w in weights]

@@ -9,6 +9,7 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from keras_dlkit import _keras
+from keras_dlkit._train_step import masking
 from keras_dlkit.optimizers import wrapper_optimizer
 from tests.optimizers import reference
 from tests.optimizers.comparison import fit
@@ -271,6 +272,7 @@ def test_what_is_prunable():
     [
         ({"include": "nowhere"}, "nowhere.*kernel"),
         ({"exclude": "."}, "at least one kernel"),
+        ({"exclude": "nowhere"}, "leave out.*exclude='nowhere'"),
     ],
 )
 def test_nothing_to_prune(arguments, message):
@@ -395,9 +397,23 @@ def test_in_fit_and_with_sam(name):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.skipif(
+    keras.config.backend() != "torch", reason="others need no pieces"
+)
+def test_masked_piece_by_piece(monkeypatch):
+    monkeypatch.setattr(masking, "PIECE", 4)
+    mask = keras.Variable(np.eye(3, 5), dtype="uint8", trainable=False)
+    values = np.arange(1.0, 16.0, dtype="float32").reshape(3, 5)
+    for order in "CF":  # in one piece, where memory is in another order
+        tensor = ops.convert_to_tensor(np.array(values, order=order))
+        got = masking.masked_gradient(tensor, mask)
+        assert got is tensor
+        np.testing.assert_array_equal(to_numpy([got])[0], values * np.eye(3, 5))
+
+
 def test_saved_and_loaded(tmp_path):
     model, masked, masks = net_with_masks(
-        lambda inner: Masked(inner, exclude="nothing"), optimizers.Adam(0.05)
+        lambda inner: Masked(inner, exclude="bias"), optimizers.Adam(0.05)
     )
     batches = make_batches(np.random.default_rng(2))
     fit(model, batches)
@@ -406,7 +422,7 @@ def test_saved_and_loaded(tmp_path):
     for m in (model, loaded):
         fit(m, batches)
     assert isinstance(loaded.optimizer, Masked)
-    assert loaded.optimizer.exclude == "nothing"
+    assert loaded.optimizer.exclude == "bias"
     for a, b in zip(loaded.optimizer.masks.values(), masks.values()):
         np.testing.assert_array_equal(a, b)
     a, b = (
