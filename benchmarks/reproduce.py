@@ -137,8 +137,8 @@ SECTIONS = [
         "--epochs 10",
         mnist=True,
         finding="As the papers have it: gradual pruning loses nothing at 90% "
-        "and 95% zeros and 0.3 points at 98%, where it is a point above that of "
-        "tensorflow-model-optimization, which gives every layer the same share. "
+        "and 95% zeros and 0.3 points at 98%, a point above that of "
+        "tensorflow-model-optimization, where all layers have the same share. "
         "Weights taken from the trained network at once ruin it. Before "
         "training SNIP does best: 0.4, 1.2 and 3.3 points; random masks fall "
         "apart at 98%. The seconds are those of a core that other work was "
@@ -155,10 +155,10 @@ SECTIONS = [
         "LibMTL and TorchJD, for PyTorch alone, with loops of their own.",
         "multi_task_accuracy.py",
         "--seeds 5",
-        finding="Three tasks whose losses differ by orders of magnitude. Learned "
-        "uncertainties, the geometric mean and FAMO take a quarter off the "
-        "errors of equal weights, as much as the weights found in a search of "
-        "25 fits, without it; as in the paper, tuned weights are no worse. "
+        finding="Three tasks whose losses differ by orders of magnitude. "
+        "Learned uncertainties, the geometric mean and FAMO take a quarter off "
+        "the errors of equal weights, as much as the weights found in a search "
+        "of 25 fits, without it; as in the paper, tuned weights are no worse. "
         "PCGrad, DWA and random weights keep the scales of the losses, and so "
         "gain nothing; the inverse losses of SO-UW, at the temperature of 1, "
         "give all weight to the smallest loss.",
