@@ -345,8 +345,22 @@ BY_NAME = {case.name: case for case in [*CASES, *NETWORKS]}
 FURTHER_BY_NAME = {case.name: case for case in FURTHER}
 
 
-def network(case=None, plain=False):
-    """A small net with what makes a step hard; `plain` leaves that out."""
+@keras.saving.register_keras_serializable("tests")
+class Spare(keras.layers.Layer):
+    """A weight that the loss does not reach: its gradient is `None`."""
+
+    def build(self, shape):
+        self.spare = self.add_weight(shape=(3,), name="spare")
+
+    def call(self, x):
+        return x
+
+
+def network(case=None, plain=False, frozen=False):
+    """A small net with what makes a step hard; `plain` leaves that out.
+
+    With `frozen`, its first layer is, and it has a `Spare` weight.
+    """
     layers = keras.layers
     case = case or Case("none")
     keras.utils.set_random_seed(3)
@@ -357,6 +371,10 @@ def network(case=None, plain=False):
     ]
     if not plain:
         stack += [layers.BatchNormalization(), layers.Dropout(0.3, seed=5)]
+    if frozen:
+        hidden = next(layer for layer in stack if layer.name == "hidden")
+        hidden.trainable = False
+        stack.append(Spare())
     if not case.tasks:
         last = layers.Dense(3, "softmax", dtype="float32")
         return keras.Sequential([inputs, *stack, last])
