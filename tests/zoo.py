@@ -94,6 +94,31 @@ def list_in_list_out():
     )
 
 
+def tuple_in_tuple_out():
+    net, data, arguments = list_in_list_out()
+    net = keras.Model(tuple(net.inputs), tuple(net.outputs))
+    data = {name: tuple(value) for name, value in data.items()}
+    return net, data, {name: tuple(value) for name, value in arguments.items()}
+
+
+def nested_in_nested_out():
+    """Dicts in dicts, and a tuple in one."""
+    a, b = keras.Input((4,)), keras.Input((2,))
+    h = layers.Concatenate()([a, b])
+    kind = layers.Dense(CLASSES, "softmax", name="kind")(h)
+    size, age = (layers.Dense(1, name=name)(h) for name in ("size", "age"))
+    net = keras.Model(
+        {"deep": {"a": a}, "pair": (b,)},
+        {"deep": {"kind": kind}, "pair": (size, age)},
+    )
+    data = {
+        "x": {"deep": {"a": rows()}, "pair": (rows(2),)},
+        "y": {"deep": {"kind": labels()}, "pair": (rows(1), rows(1, seed=2))},
+    }
+    loss = {"deep": {"kind": CROSSENTROPY}, "pair": ("mse", "mae")}
+    return net, data, {"loss": loss}
+
+
 @keras.saving.register_keras_serializable("tests")
 class Subclassed(keras.Model):
     """Built at its first call, with `add_loss`."""
@@ -164,12 +189,6 @@ def masked():
     tokens = np.random.default_rng(0).integers(0, 9, (ROWS, 6))
     tokens[:, 0] = 1
     return net, {"x": tokens, "y": labels()}, classifier()
-
-
-def frozen():
-    net, data, arguments = sequential()
-    net.layers[0].trainable = False
-    return net, data, arguments
 
 
 def sample_weights():
@@ -286,7 +305,8 @@ MODELS = {
         without_training,
         nested,
         masked,
-        frozen,
+        tuple_in_tuple_out,
+        nested_in_nested_out,
         sample_weights,
         class_weights,
         own_loss,

@@ -211,6 +211,23 @@ def test_masks_of_micro_batches():
     assert accuracy[0] == pytest.approx(accuracy[1])
 
 
+def test_a_frozen_layer_is_not_in_the_norm():
+    """What comes after it trains as on its outputs, made beforehand."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(8, n)).astype("float32") for n in (4, 2))
+    frozen = keras.layers.Dense(5, trainable=False)
+    net = keras.Sequential([keras.Input((4,)), frozen, keras.layers.Dense(2)])
+    head = keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)])
+    head.set_weights(net.layers[1].get_weights())
+    for inner, inputs in ((net, x), (head, x @ frozen.get_weights()[0])):
+        model = dlkit.attach(inner)
+        sgd = keras.optimizers.SGD(0.1)
+        model.compile(dlkit.optimizers.SAM(sgd, rho=0.5), "mse")
+        model.fit(inputs, y, epochs=3, verbose=0)
+    for a, b in zip(net.layers[1].get_weights(), head.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_variables_by_function():
     net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     optimizer = dlkit.optimizers.SAM(
@@ -228,6 +245,10 @@ def test_variables_by_function():
     assert copy.get_config() == optimizer.get_config()
 
 
+@pytest.mark.skipif(
+    keras.config.backend() != "torch",
+    reason="only there does a raw weight get a gradient by itself",
+)
 def test_a_weight_that_cannot_be_moved_is_named():
     """A layer that reads its weight past the Keras variable."""
 
@@ -238,8 +259,6 @@ def test_a_weight_that_cannot_be_moved_is_named():
         def call(self, x):
             return keras.ops.matmul(x, self.kernel._value)
 
-    if keras.config.backend() != "torch":
-        return  # only there does a raw weight get a gradient by itself
     net = keras.Sequential([keras.Input((2,)), Past()])
     model = dlkit.attach(net)
     model.compile(dlkit.optimizers.SAM("sgd"), "mse")

@@ -1,4 +1,4 @@
-"""A fixed loss scale is no part of what the methods see."""
+"""The loss scale is no part of what the methods see; an overflow is one."""
 
 import keras
 import numpy as np
@@ -43,3 +43,32 @@ def trained(method, scale):
 def test_a_fixed_loss_scale_changes_nothing(method):
     for plain, scaled in zip(trained(method, None), trained(method, SCALE)):
         np.testing.assert_allclose(scaled, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["SAM", "GSAM", "FriendlySAM", "LookSAM"])
+@pytest.mark.parametrize("rho", [0.05, 1e5])
+def test_an_overflow_at_the_second_point_alone_skips_the_step(method, rho):
+    """At 1 + 1e5 is more than float16 holds; at 1 is nothing of the kind."""
+    keras.config.set_dtype_policy("mixed_float16")
+    net = keras.Sequential(
+        [
+            keras.Input((1,)),
+            layers.Dense(1, use_bias=False, kernel_initializer="ones"),
+        ]
+    )
+    model = dlkit.attach(net)
+    inner = keras.optimizers.SGD(0.125, momentum=0.5)
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        getattr(optimizers, method)(inner, rho=rho), initial_scale=256.0
+    )
+    model.compile(optimizer, "mse")
+    optimizer.build(model.trainable_variables)
+    variables = [*net.weights, *optimizer.inner_optimizer.variables]
+    before = [ops.convert_to_numpy(v) for v in variables]
+    logs = model.train_on_batch(np.ones((4, 1)), np.zeros((4, 1)))
+    after = [ops.convert_to_numpy(v) for v in variables]
+    assert np.isfinite(logs)
+    skipped = all(np.array_equal(a, b) for a, b in zip(before, after))
+    assert skipped == (rho > 1)
+    scale = float(ops.convert_to_numpy(optimizer.dynamic_scale))
+    assert scale == (128.0 if skipped else 256.0)
