@@ -12,6 +12,7 @@ from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
+from keras_dlkit.optimizers.wrapper_optimizer import innermost
 from keras_dlkit.regularizers.weight_penalty import WeightPenalty
 
 # A model with one of these of its own trains in a way that `attach` would
@@ -133,18 +134,15 @@ def check_parts(parts, model):
         )
 
 
-def check_losses(parts, arguments, output_names):
+def check_losses(parts, arguments, outputs):
     """Raises for sparse losses and metrics of targets that become one-hot."""
     for part in parts:
         if not isinstance(part, BatchPart):
             continue
         for kind in ("loss", "metrics", "weighted_metrics"):
-            for path, value in tree.flatten_with_path(arguments.get(kind)):
-                output = path[0] if path else None
-                same = {output}
-                if output in output_names:
-                    same.add(output_names.index(output))
-                if _is_sparse(value) and any(map(part.encodes, same)):
+            values = outputs.arranged(arguments.get(kind))
+            for path, value in tree.flatten_with_path(values):
+                if _is_sparse(value) and _encodes(part, outputs.names_of(path)):
                     raise ValueError(
                         f"{type(part).__name__} turns integer targets into "
                         f"one-hot ones, which a sparse {kind} cannot take. "
@@ -155,9 +153,16 @@ def check_losses(parts, arguments, output_names):
                     )
 
 
+def _encodes(part, names):
+    """Whether it does one of the outputs; any, where no name is known."""
+    return any(map(part.encodes, names)) if names else part.encodes()
+
+
 def check_optimizer(parts, optimizer):
-    """Raises for an optimizer that would tear pairs of rows apart."""
+    """Raises for one within others, or that would tear pairs of rows apart."""
     method = find_wrapper(optimizer, AttachedOptimizer)
+    if method is None:
+        _refuse_within(optimizer)
     if getattr(method, "micro_batches", 1) == 1:
         return
     for part in parts:
@@ -174,6 +179,21 @@ def check_optimizer(parts, optimizer):
                 "before and after a step, and sees those of its parts with "
                 f"`micro_batches`. Received: micro_batches="
                 f"{method.micro_batches}. Use 1, or another weighting."
+            )
+
+
+def _refuse_within(optimizer):
+    """Raises where one of several optimizers would move its weights alone."""
+    for part in getattr(innermost(optimizer), "optimizers", ()):
+        method = find_wrapper(part, AttachedOptimizer)
+        if method is not None:
+            name = type(method).__name__
+            raise ValueError(
+                f"{name} decides where the gradients of all weights are taken,"
+                " and cannot be one optimizer of several. Received: "
+                f"{type(optimizer).__name__} with {name} in it. Wrap it around:"
+                f" {name}(keras.optimizers.MultiOptimizer(...), variables=...)"
+                " moves the weights that `variables` selects."
             )
 
 

@@ -1,6 +1,7 @@
 """The loss of each output, noted on its way into the sum of Keras."""
 
 import contextlib
+import operator
 
 import keras
 from keras import ops
@@ -55,6 +56,22 @@ class Outputs:
             last = self.layers.get(path, last)
         return "/".join(map(str, [*above, last])) if above else last
 
+    def names_of(self, path):
+        """Paths that the outputs at `path` of `losses` or metrics may have.
+
+        By their place, their index or the name of their layer, in all of which
+        parts may be told of them; of those of a metric, the last is its index.
+        """
+        if not self.layers:
+            return [path[:end] for end in range(1, len(path) + 1)]
+        found = []
+        for index, (place, layer) in enumerate(self.layers.items()):
+            names = [place, (index,), (layer,)]
+            asked = [place] if path in self.layers else names
+            if any(all(map(operator.eq, path, name)) for name in asked):
+                found += names
+        return found
+
     def arranged(self, values):
         """`losses` or `loss_weights` of `compile`, as the outputs are."""
         names = list(self.layers.values())
@@ -70,6 +87,12 @@ class Outputs:
         if any(map(tree.is_nested, flat)) or len(flat) != len(names):
             return values
         return tree.pack_sequence_as(self.structure, list(flat))
+
+
+def outputs_of(model):
+    """The `Outputs` of a network, as far as they are known."""
+    names = getattr(model, "output_names", None)
+    return Outputs(names and tree.pack_sequence_as(model.output, names))
 
 
 def record(loss, loss_weights, outputs):

@@ -2,10 +2,8 @@
 
 import warnings
 
-from keras import tree
-
 from keras_dlkit import _keras
-from keras_dlkit._recorded_loss import Outputs
+from keras_dlkit._recorded_loss import outputs_of
 from keras_dlkit._recorded_loss import record
 from keras_dlkit._recorded_loss import recorded
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
@@ -16,7 +14,7 @@ from keras_dlkit.optimizers.wrapper_optimizer import innermost
 def prepare(model, arguments):
     """Changes the arguments of `compile` to those that the weighting needs."""
     weighting = model.task_weighting
-    outputs = _outputs(model.model)
+    outputs = outputs_of(model.model)
     arguments["loss"], arguments["loss_weights"] = record(
         arguments["loss"], arguments["loss_weights"], outputs
     )
@@ -47,11 +45,6 @@ def spare(weighting, optimizer):
     method = find_wrapper(optimizer, AttachedOptimizer)
     if method is not None:
         method.leave_out(weights)
-
-
-def _outputs(model):
-    names = getattr(model, "output_names", None)
-    return Outputs(names and tree.pack_sequence_as(model.output, names))
 
 
 def _check_replicas(model, weighting, method):

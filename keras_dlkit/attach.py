@@ -29,6 +29,7 @@ from keras_dlkit._parts_watch import with_watch
 from keras_dlkit._random_state import RandomState
 from keras_dlkit._recorded_loss import given
 from keras_dlkit._recorded_loss import noting
+from keras_dlkit._recorded_loss import outputs_of
 from keras_dlkit._train_step.chosen import TrainStep
 from keras_dlkit._tree import map_leaves
 from keras_dlkit.layers._targets import as_array
@@ -229,8 +230,7 @@ class Attached(TrainStep, Answers, keras.Model):
 
     def _compile(self, **arguments):
         arguments["optimizer"] = keras.optimizers.get(arguments["optimizer"])
-        names = getattr(self.model, "output_names", None) or []
-        check_losses(self.parts, arguments, names)
+        check_losses(self.parts, arguments, outputs_of(self.model))
         check_optimizer(self.parts, arguments["optimizer"])
         if find_wrapper(
             arguments["optimizer"], keras.optimizers.LossScaleOptimizer
@@ -288,8 +288,9 @@ class Attached(TrainStep, Answers, keras.Model):
         if self.compiled and self.built and not self.optimizer.built:
             with self.creation_scope():
                 self.optimizer.build(self.trainable_variables)
+            # A `MultiOptimizer` may know its parts only now.
+            check_optimizer(self.parts, self.optimizer)
             if self.task_weighting is not None:
-                # A `MultiOptimizer` may know its parts only now.
                 _task_losses.spare(self.task_weighting, self.optimizer)
 
     # Training.
@@ -387,8 +388,6 @@ class Attached(TrainStep, Answers, keras.Model):
         return self.model.reset_metrics()
 
     def fit(self, *args, **kwargs):
-        if self._refusal is not None and not self.compiled:
-            raise self._refusal
         arguments = _bound(keras.Model.fit, self, args, kwargs)
         self._check_targets(arguments["y"])
         validation = arguments["validation_data"]
@@ -415,6 +414,8 @@ class Attached(TrainStep, Answers, keras.Model):
         return super().test_on_batch(x, y, *args, **kwargs)
 
     def _check_targets(self, y):
+        if self._refusal is not None and not self.compiled:
+            raise self._refusal
         if y is None or not self.batch_parts:
             return
         y = map_leaves(as_array, y)

@@ -1,5 +1,7 @@
 """What `attach` refuses, and how: before any step, with the remedy."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -70,12 +72,13 @@ def test_sparse_losses_of_encoded_targets(arguments):
         model.compile("sgd", **arguments)
 
 
-def test_a_sparse_loss_taken_over_is_refused_by_fit():
+def test_a_sparse_loss_taken_over_is_refused_at_the_first_use():
     net, data, arguments = zoo.make("sequential")
     net.compile("sgd", **arguments)
     model = dlkit.attach(net, dlkit.layers.MixUp(num_classes=3))
-    with pytest.raises(ValueError, match="CategoricalCrossentropy"):
-        run(model, data)
+    for name in ("fit", "evaluate", "train_on_batch", "test_on_batch"):
+        with pytest.raises(ValueError, match="CategoricalCrossentropy"):
+            getattr(model, name)(data["x"], data["y"])
     model.compile("sgd", "categorical_crossentropy")
     run(model, data)
 
@@ -89,6 +92,61 @@ def test_a_sparse_loss_of_another_output_is_fine():
         dlkit.attach(zoo.make("list_in_list_out")[0], part).compile(
             "sgd", **arguments
         )
+
+
+SPARSE = zoo.CROSSENTROPY
+NESTED = {"deep": {"kind": 3}, "pair": (None, None)}
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "arguments"),
+    [
+        ("list_in_list_out", [3, None], {"loss": [SPARSE, "mse"]}),
+        ("list_in_list_out", {"kind": 3, "size": None}, {"loss": SPARSE}),
+        (
+            "list_in_list_out",
+            {"kind": 3, "size": None},
+            {"loss": [SPARSE, "mse"]},
+        ),
+        (
+            "tuple_in_tuple_out",
+            (3, None),
+            {"loss": {"kind": SPARSE, "size": "mse"}},
+        ),
+        (
+            "dict_in_dict_out",
+            {"kind": 3, "size": None},
+            {"loss": [SPARSE, "mse"]},
+        ),
+        (
+            "dict_in_dict_out",
+            {"kind": 3, "size": None},
+            {
+                "loss": "mse",
+                "metrics": {
+                    "kind": ["accuracy", "sparse_categorical_accuracy"]
+                },
+            },
+        ),
+        (
+            "nested_in_nested_out",
+            NESTED,
+            {"loss": {"deep": {"kind": SPARSE}, "pair": ("mse", "mse")}},
+        ),
+        ("nested_in_nested_out", NESTED, {"loss": [SPARSE, "mse", "mse"]}),
+    ],
+)
+def test_sparse_losses_are_found_in_any_structure(name, num_classes, arguments):
+    """Those of the output that is encoded, and of no other one."""
+    for classes, refused in ((num_classes, True), (None, False)):
+        part = dlkit.layers.MixUp(num_classes=classes)
+        model = dlkit.attach(zoo.make(name)[0], part)
+        with (
+            pytest.raises(ValueError, match="sparse")
+            if refused
+            else contextlib.nullcontext()
+        ):
+            model.compile("sgd", **arguments)
 
 
 def test_labels_out_of_range_before_any_step():
@@ -137,3 +195,21 @@ def test_a_bad_batch_spoils_what_it_does_without_the_method(method):
             sound.append([np.isfinite(w).all() for w in weights_of(model)])
     assert sound[:4] == sound[4:]
     assert all(sound[3][:2]) and not any(sound[3][2:])
+
+
+@pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="needs Keras 3.15"
+)
+@pytest.mark.parametrize("chosen", [False, True])
+def test_one_optimizer_of_several(chosen):
+    """Found in a map when it is compiled; a function is asked in `fit`."""
+    net, data, arguments = zoo.make("sequential")
+    model = dlkit.attach(net)
+    sam, sgd = dlkit.optimizers.SAM("sgd"), keras.optimizers.SGD()
+    choice = keras.optimizers.OptimizerMap(sgd, {".*kernel": sam})
+    if chosen:
+        choice = lambda v: sam if v.name == "kernel" else sgd  # noqa: E731
+    with pytest.raises(ValueError, match="SAM decides.*Wrap it around"):
+        model.compile(keras.optimizers.MultiOptimizer(choice), **arguments)
+        assert chosen
+        run(model, data)

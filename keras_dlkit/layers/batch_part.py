@@ -139,7 +139,8 @@ class BatchPart(keras.layers.Layer):
         """Whether `encode` makes integer targets one-hot.
 
         Args:
-            output: Key or index of an output; `None` for any.
+            output: Key or index of an output, or a tuple of them where
+                outputs are nested; `None` for any.
         """
         del output
         return False

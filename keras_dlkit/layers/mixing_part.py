@@ -157,7 +157,8 @@ class MixingPart(BatchPart):
     def encodes(self, output=None):
         classes = self.num_classes
         if output is not None and tree.is_nested(classes):
-            classes = dict(tree.flatten_with_path(classes)).get((output,))
+            path = output if isinstance(output, tuple) else (output,)
+            classes = dict(tree.flatten_with_path(classes)).get(path)
         return any(n is not None for n in tree.flatten(classes))
 
     def encode(self, y):

@@ -1,6 +1,8 @@
 """The base of optimizers that only the train step of `attach` can serve."""
 
 import contextlib
+import functools
+import inspect
 import re
 from collections.abc import Callable
 
@@ -66,6 +68,20 @@ class AttachedOptimizer(WrapperOptimizer):
         self._handed = None
         # Of a `Masked` outside of this one.
         self._outer_mask = None
+
+    def __setattr__(self, name, value):
+        # A compiled step would go on with the old value, and say nothing.
+        if name in _settings(type(self)) and vars(self).get("built"):
+            kind = type(self).__name__
+            raise AttributeError(
+                f"`{name}` of {kind} is a part of the compiled step, and "
+                f"stays once training began. Received: {name}={value!r}. For "
+                "a `rho` that changes, pass a `keras.optimizers.schedules."
+                "LearningRateSchedule`; for another setting compile anew: "
+                f"model.compile(optimizer={kind}(optimizer.inner_optimizer, "
+                f"{name}=...), ...)"
+            )
+        super().__setattr__(name, value)
 
     # What the train step calls.
 
@@ -175,6 +191,7 @@ class AttachedOptimizer(WrapperOptimizer):
         return self._selects(variable)
 
     def build(self, variables):
+        _refuse_overwritten(self, variables)
         chosen = any(self._selects(v) for v in variables)
         if self._selection is not None and not chosen:
             raise ValueError(
@@ -190,6 +207,26 @@ class AttachedOptimizer(WrapperOptimizer):
             "variables": self._selection,
             "start_step": self.start_step,
         }
+
+
+@functools.cache
+def _settings(kind):
+    """The arguments of its constructor, which its step is made of."""
+    own = kind.__mro__[: kind.__mro__.index(WrapperOptimizer)]
+    names = (inspect.signature(base.__init__).parameters for base in own)
+    return frozenset().union(*names) - {"self", "name"}
+
+
+def _refuse_overwritten(optimizer, variables):
+    """Raises for weights whose gradient is no gradient."""
+    paths = [v.path for v in variables if v.overwrite_with_gradient]
+    if paths:
+        raise ValueError(
+            f"{type(optimizer).__name__} follows gradients, and those of the "
+            "scales of a float8 layer are their next values. Received: "
+            f"{paths[:20]}. Train with a mixed policy (`mixed_bfloat16`), or "
+            "use an optimizer that takes one gradient."
+        )
 
 
 def _predicate(selection):

@@ -167,6 +167,46 @@ def test_variables_that_match_nothing():
         model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
 
 
+def test_settings_stay_once_training_began():
+    """A compiled step would not see the change."""
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model = dlkit.attach(net)
+    optimizer = dlkit.optimizers.GSAM(keras.optimizers.SGD(0.5), rho=0.5)
+    optimizer.rho = 0.25
+    model.compile(optimizer, "mse")
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    for name in ("rho", "alpha", "every_steps", "adaptive"):
+        with pytest.raises(AttributeError, match=f"{name}.*compile anew"):
+            setattr(optimizer, name, 0.125)
+    assert optimizer.get_config()["rho"] == 0.25
+    optimizer.learning_rate = 0.25
+
+
+def test_scales_of_float8_layers_are_refused():
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    net.layers[0].quantize("float8")
+    model = dlkit.attach(net)
+    model.compile(dlkit.optimizers.SAM("sgd"), "mse")
+    with pytest.raises(ValueError, match="float8.*inputs_scale"):
+        model.fit(np.ones((4, 2)), np.ones((4, 3)), verbose=0)
+
+
+def test_quantized_kernels_stay_and_their_lora_trains():
+    dense = keras.layers.Dense(3)
+    net = keras.Sequential([keras.Input((4,)), dense])
+    dense.quantize("int8")
+    dense.enable_lora(2)
+    before = [keras.ops.convert_to_numpy(v) for v in dense.weights]
+    model = dlkit.attach(net)
+    sgd = keras.optimizers.SGD(0.1)
+    model.compile(dlkit.optimizers.SAM(sgd, variables="lora"), "mse")
+    model.fit(np.ones((4, 4)), np.ones((4, 3)), epochs=2, verbose=0)
+    for variable, old in zip(dense.weights, before):
+        moved = (keras.ops.convert_to_numpy(variable) != old).any()
+        assert moved == variable.trainable
+    assert "int8" in {v.dtype for v in dense.weights}
+
+
 def sam_in_sam():
     return dlkit.optimizers.SAM(dlkit.optimizers.SAM("sgd"))
 
