@@ -173,7 +173,8 @@ class Attached(TrainStep, Answers, keras.Model):
 
     Make it with `keras_dlkit.attach`. `.model` is your model, `.parts` the
     parts. What people ask of a network (`summary`, `layers`, `inputs`,
-    `export`, ...) is answered by yours.
+    `export`, ...) is answered by yours; `keras.utils.plot_model(model.model)`
+    draws it.
     """
 
     def __init__(

@@ -78,12 +78,17 @@ class SAM(Neighbourhood, TwoGradient):
     Runs: in the train step of `keras_dlkit.attach`, two gradients a step.
     Cost: a second forward and backward pass on SAM steps, one more copy of
         weights and gradients in memory; measured in `benchmarks/README.md`.
+        With `every_steps` or `start_step` the host reads the count of updates,
+        and waits for the step before: on PyTorch in each step, on JAX under
+        `mixed_float16` and accumulation, where a step may be no update.
 
     Raises:
         TypeError, ValueError: At construction, for arguments out of range; in
-            `build`, for `variables` that match nothing.
+            `build`, for `variables` that match nothing, and for float8 layers.
         RuntimeError: In a `fit` that is not attached, which has no second
             gradient to give.
+        AttributeError: Where a setting is changed once training began: a
+            compiled step would not see it.
 
     Under pure `"bfloat16"` or `"float16"` (not mixed) weights \(w + e\) often
     rounds back to \(w\): use a mixed policy. Weights that reach the forward

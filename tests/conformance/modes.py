@@ -1,6 +1,7 @@
 """The device modes, and what a case promises in each.
 
-`devices.py` tests what `promise` says, and `support_matrix.py` prints it.
+`devices.py` tests what `promise` says, `stock.py` that Keras fails where
+`fails_in_keras` says so, and `support_matrix.py` prints both.
 """
 
 import contextlib
@@ -15,6 +16,10 @@ TESTED = "tested"  # that one itself
 EQUAL = "equal"  # on the same global batches
 PER_REPLICA = "equal by replica"  # with the rows as the replicas cut them
 RUNS = "runs"  # not at all, for each replica draws for itself
+# Of ways to run a step, where that is not a word on the parts.
+FAILS = "Keras fails"  # without any part of ours
+NONE = "Keras has none"
+UNTESTED = "not tested"
 
 
 @contextlib.contextmanager
@@ -116,3 +121,46 @@ def promise(case, mode):
     if case.draws:
         return RUNS
     return PER_REPLICA if case.micro_batches > 1 else EQUAL
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """To run a step: arguments of `compile` and of the optimizer."""
+
+    name: str
+    title: str
+    compile: dict = dataclasses.field(default_factory=dict)
+    optimizer: dict = dataclasses.field(default_factory=dict)
+
+
+WAYS = {
+    way.name: way
+    for way in (
+        Way("xla", "XLA: `jit_compile=True`", {"jit_compile": True}),
+        Way(
+            "accumulation",
+            "`gradient_accumulation_steps`",
+            optimizer={"gradient_accumulation_steps": 2},
+        ),
+        Way(
+            "executions",
+            "`steps_per_execution`",
+            {"steps_per_execution": 2},
+        ),
+        Way("float16", "`mixed_float16`, loss scaling"),
+    )
+}
+
+
+def fails_in_keras(way, mode):
+    return mode.name == "mirrored" and way.name != "float16"
+
+
+def promise_of_way(way, mode):
+    if fails_in_keras(way, mode):
+        return FAILS
+    if way.name == "xla":  # JAX compiles all that it runs
+        return UNTESTED if mode.backend == "torch" else TESTED
+    if mode.backend == "torch" and way.name == "executions":
+        return NONE
+    return TESTED if mode in ONE_DEVICE else UNTESTED

@@ -46,6 +46,17 @@ that has a word. The tables that make this page are those of the tests.
 PyTorch has one column, for `fit` of Keras has one device there. What is equal,
 and what is not, is explained in [Several devices](scaling.md).
 
+## Ways to run a step
+
+The rows above are of a step as `compile` makes it by default. In the other ways:
+
+{ways}
+
+- **Keras fails**: plain Keras 3.15 does, on two logical CPUs and without a part
+  of this package; a test holds that, and fails once Keras is mended.
+- **Keras has none**: it refuses the argument there.
+- **not tested**: nothing is known to speak against it.
+
 ## Parts without a row
 
 They have tests of their own, on one device of each backend.
@@ -147,6 +158,11 @@ def title(case):
     return case.name.replace("_", " ")
 
 
+def way_row(way):
+    cells = [modes.promise_of_way(way, mode) for mode in modes.ALL]
+    return f"| {way.title} | {' | '.join(cells)} |"
+
+
 def head():
     columns = [f"{BACKENDS[mode.backend]}, {mode.title}" for mode in modes.ALL]
     rule = "|".join(["---"] * (1 + len(columns)))
@@ -155,8 +171,11 @@ def head():
 
 def page():
     rows = [row(case) for case in devices.CASES.values()]
+    ways = [way_row(way) for way in modes.WAYS.values()]
     return TEXT.format(
-        table="\n".join([*head(), *rows]), others="\n".join(others())
+        table="\n".join([*head(), *rows]),
+        ways="\n".join([*head(), *ways]),
+        others="\n".join(others()),
     )
 
 

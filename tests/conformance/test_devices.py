@@ -80,6 +80,23 @@ def test_the_further_cases_change_the_training(case):
         assert sum((w == 0).sum() for w in weights[0]) == 21
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "way"),
+    [
+        pytest.param(mode, way, id=f"{mode.name}-{way.name}")
+        for mode in modes.MODES.values()
+        for way in modes.WAYS.values()
+        if mode.backend == BACKEND and modes.fails_in_keras(way, mode)
+    ],
+)
+def test_where_keras_itself_fails(mode, way):
+    """Each in a process: a collective that fails leaves others waiting."""
+    assert "loss" in run_script("tests/conformance/stock.py", mode.name)
+    with pytest.raises(AssertionError, match="replica_1|Cond.call|placeholder"):
+        run_script("tests/conformance/stock.py", mode.name, way.name)
+
+
 if BACKEND == "jax":
     INTERRUPTED = "tests/conformance/interrupted.py"
 
