@@ -22,6 +22,9 @@ class TwoGradient(AttachedOptimizer):
     The train step of `keras_dlkit.attach` asks for all of them; a plain `fit`
     has no second gradient, and is refused.
 
+    The arguments of the constructor stay once training began, those of a
+    subclass too: a compiled step would not see a change, so it is an error.
+
     Args:
         inner_optimizer: `keras.optimizers.Optimizer`, or the name of one.
         variables: `None` (every trainable weight), a regular expression

@@ -268,6 +268,19 @@ def test_a_frozen_layer_is_not_in_the_norm():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@pytest.mark.skipif(
+    keras.config.backend() == "jax", reason="has zeros where there is none"
+)
+@pytest.mark.parametrize("every_steps", [1, 2])
+def test_no_gradient_at_all_is_the_error_of_keras(every_steps):
+    cut = keras.layers.Lambda(keras.ops.stop_gradient)
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1), cut])
+    model = dlkit.attach(net)
+    model.compile(dlkit.optimizers.SAM("sgd", every_steps=every_steps), "mse")
+    with pytest.raises(ValueError, match="No gradients provided"):
+        model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+
+
 def test_variables_by_function():
     net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     optimizer = dlkit.optimizers.SAM(
