@@ -167,8 +167,18 @@ def test_labels_out_of_range_before_any_step():
     assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 0
 
 
+SLOW = [] if keras.config.backend() == "torch" else [pytest.mark.slow]
+
+
 @pytest.mark.parametrize(
-    "method", ["SAM", "GSAM", "FriendlySAM", "LookSAM", "MomentumSAM"]
+    "method",
+    [
+        "SAM",
+        pytest.param("GSAM", marks=SLOW),
+        pytest.param("FriendlySAM", marks=SLOW),
+        pytest.param("LookSAM", marks=SLOW),
+        pytest.param("MomentumSAM", marks=SLOW),
+    ],
 )
 def test_a_bad_batch_spoils_what_it_does_without_the_method(method):
     """An infinite loss of one head, NaN of another, and one that stays."""
