@@ -11,6 +11,7 @@ from keras_dlkit import _isolated
 from keras_dlkit._export import export
 from keras_dlkit._papers import cites
 from keras_dlkit._random_state import RandomState
+from keras_dlkit._train_step import reads
 from keras_dlkit._tree import leaves
 from keras_dlkit.layers.concatenate_time import KONG
 from keras_dlkit.layers.sde_block import SDEBlock
@@ -220,7 +221,7 @@ class SDENet(keras.Model):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         self._logs_diffusion = bool(training)
         self.note(vars(self).pop("_noted", None))
-        return loss
+        return reads.before_gradients(loss) if training else loss
 
     def note(self, losses):
         if losses is not None:

@@ -3,7 +3,6 @@
 import json
 import random
 
-import keras
 import numpy as np
 import pytest
 
@@ -15,9 +14,7 @@ from tests.conformance.test_contracts import run_script
 
 # All that a part can keep: draws, callbacks, masks, noise.
 QUICK = ["random_choice", "lottery_ticket", "sde_block"]
-# There, two runs that nobody kills differ in their last bits.
-UNLIKE = ["sde_net"] if keras.config.backend() == "tensorflow" else []
-SLOW = [name for name in CASES if name not in QUICK + UNLIKE]
+SLOW = [name for name in CASES if name not in QUICK]
 # Each in a process that has ten minutes, also on a machine with much to do.
 PARTS = 8
 

@@ -428,6 +428,63 @@ def test_resumed_in_the_middle(tmp_path, ood, alternating):
         np.testing.assert_array_equal(numpy(a), numpy(b))
 
 
+def unordered_reads(graph):
+    """Reads of weights that may come after the step has changed them."""
+    nodes = {node.name: node for node in graph.node}
+
+    def inputs(node):
+        return [name.lstrip("^").split(":")[0] for name in node.input]
+
+    def comes_before(first, node):
+        waiting, seen = [node.name], set()
+        while waiting:
+            name = waiting.pop()
+            if name in nodes and name not in seen:
+                seen.add(name)
+                waiting += inputs(nodes[name])
+        return first.name in seen
+
+    def of(*kinds):
+        return [n for n in graph.node if any(kind in n.op for kind in kinds)]
+
+    return [
+        read.name
+        for write in of("AssignSub", "AssignVariable", "ResourceApply")
+        for read in of("ReadVariableOp")
+        if inputs(read)[0] == inputs(write)[0]
+        and not comes_before(read, write)
+        and not comes_before(write, read)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["joint", "alternating", "attached"])
+def test_weights_are_read_before_they_are_changed(kind):
+    """Of the graph as TensorFlow runs it: it drops edges of frozen reads."""
+    if keras.config.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+    from tensorflow.python.eager import context
+
+    model, optimizer = net(alternating=kind == "alternating"), "sgd"
+    if kind == "alternating":
+        optimizer = two_rates()
+    if kind == "attached":
+        model = dlkit.attach(model)
+        optimizer = dlkit.optimizers.SAM(keras.optimizers.SGD(0.1))
+    model.compile(optimizer, CROSSENTROPY, jit_compile=False)
+    batch = tf.constant(X), tf.constant(Y)
+    model.train_on_batch(X, Y)
+    step = tf.function(lambda *batch: model.train_step(batch))
+    step.get_concrete_function(*batch)
+    context.enable_run_metadata()
+    step(*batch)
+    found = context.export_run_metadata()
+    context.disable_run_metadata()
+    graphs = [g.post_optimization_graph for g in found.function_graphs]
+    assert max(len(graph.node) for graph in graphs) > 200  # it is the step
+    assert [read for graph in graphs for read in unordered_reads(graph)] == []
+
+
 def test_loaded_in_a_fresh_process(tmp_path):
     model = compiled()
     fit(model)
