@@ -7,7 +7,12 @@ half-open: `(top, left, bottom, right)` in an image.
 import functools
 import math
 
+import keras
 from keras import ops
+
+# Values in a row of a batch, from where on PyTorch on a CPU is faster row by
+# row: measured between 28 x 28 x 1 (half as fast) and 64 x 64 x 3 (thrice).
+LARGE = 4096
 
 
 def boxes_around(centers, lengths, sizes):
@@ -63,14 +68,20 @@ def inside_any(boxes, sizes, channels=1):
     return functools.reduce(ops.logical_or, masks)
 
 
-def choose(boxes, within, without, axis=1):
+def choose(boxes, within, without, axis=1, rows=None):
     """`within` in the boxes of each row, `without` elsewhere.
 
     Args:
         boxes: Integer tensor of shape `(batch or 1, count, 2 * d)`.
         within, without: Tensors of one shape, `(batch, ..., *sizes, ...)`.
         axis: Integer. The first of the `d` spatial axes.
+        rows: Integer tensor of shape `(batch,)`, the row of `within` for each
+            of `without`; `None` for the same.
     """
+    if _has_boxes_at_hand(without):
+        return _moved(boxes, within, without, axis, rows)
+    if rows is not None:
+        within = ops.take(within, rows, axis=0)
     end = axis + boxes.shape[-1] // 2
     shape = ops.shape(without)
     sizes, channels = shape[axis:end], shape[end:]
@@ -90,3 +101,26 @@ def choose(boxes, within, without, axis=1):
     for _ in channels:
         mask = ops.expand_dims(mask, -1)
     return ops.where(mask, within, without)
+
+
+def _has_boxes_at_hand(tensor):
+    """Whether numbers can be read at no cost, and moving few of them pays."""
+    return (
+        keras.config.backend() == "torch"
+        and tensor.device.type == "cpu"
+        and tensor.numel() >= LARGE * max(1, len(tensor))
+    )
+
+
+def _moved(boxes, within, without, axis, rows):
+    """`choose` of few passes over memory: what lies in the boxes is moved."""
+    rank = boxes.shape[-1] // 2
+    chosen = without.clone()
+    boxes = boxes.clamp(min=0).expand(len(chosen), -1, -1).tolist()
+    rows = range(len(chosen)) if rows is None else rows.tolist()
+    for row, (source, own) in enumerate(zip(rows, boxes)):
+        for box in own:
+            window = (slice(None),) * (axis - 1)
+            window += tuple(map(slice, box[:rank], box[rank:]))
+            chosen[row][window] = within[source][window]
+    return chosen

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_dlkit._papers import Paper
@@ -119,19 +118,4 @@ def cut_mix(images: Any, permutation: Any, boxes: Any, *, axis: int = 1) -> Any:
             f"{boxes.shape[-1] // 2} spatial axes from axis {axis} on. "
             f"Received: images of shape {tuple(images.shape)}"
         )
-    if keras.config.backend() == "torch" and images.device.type == "cpu":
-        return _pasted(images, permutation, boxes, axis)
-    partners = ops.take(images, permutation, axis=0)
-    return choose(boxes[:, None], partners, images, axis)
-
-
-def _pasted(images, permutation, boxes, axis):
-    """Row by row, where the boxes are at hand: only they are moved."""
-    rank = boxes.shape[-1] // 2
-    pasted = images.clone()
-    boxes = boxes.expand(len(images), -1).tolist()
-    for row, (partner, box) in enumerate(zip(permutation.tolist(), boxes)):
-        window = (slice(None),) * (axis - 1)
-        window += tuple(map(slice, box[:rank], box[rank:]))
-        pasted[row][window] = images[partner][window]
-    return pasted
+    return choose(boxes[:, None], images, images, axis, permutation)

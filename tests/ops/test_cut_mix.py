@@ -8,6 +8,7 @@ from keras import ops
 import keras_dlkit as dlkit
 
 SIZES = [(1,), (7,), (1, 5), (8, 8), (5, 9), (224, 3), (3, 4, 5), (7, 7, 7)]
+SIZES += [(80, 60)]  # large rows are moved one by one on PyTorch
 
 
 def boxes_by_hand(lam, centers, sizes):
@@ -82,9 +83,10 @@ def test_the_pixels_pasted_are_the_share_and_come_from_the_partner(
         np.testing.assert_array_equal(mixed[row], expected)
 
 
-def test_one_box_for_all_and_channels_first():
+@pytest.mark.parametrize("sizes", [(5, 7), (50, 70)])
+def test_one_box_for_all_and_channels_first(sizes):
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(3, 2, 5, 7)).astype("float32")
+    images = rng.normal(size=(3, 2, *sizes)).astype("float32")
     permutation, boxes = np.array([1, 2, 0]), np.array([[1, 2, 4, 7]])
     mixed = dlkit.ops.cut_mix(images, permutation, boxes, axis=2)
     expected = images.copy()
@@ -103,15 +105,19 @@ def test_any_dtype_is_kept(dtype):
         assert keras.backend.standardize_dtype(out.dtype) == dtype
 
 
-def test_cut_out_fills_the_union_of_its_boxes():
+@pytest.mark.parametrize("width", [5, 300])
+def test_cut_out_fills_the_union_of_its_boxes(width):
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(4, 6, 5, 3)).astype("float32")
-    boxes = np.array([[[0, 1, 3, 4], [2, 2, 6, 5]]] * 3 + [[[2, 2, 2, 2]] * 2])
+    images = rng.normal(size=(4, 6, width, 3)).astype("float32")
+    boxes = np.array(
+        # From before the image to beyond it; and boxes that are empty.
+        [[[-1, 1, 3, 4], [2, 2, 6, width + 1]]] * 3
+        + [[[2, 2, 2, 2], [3, 3, 1, 4]]]
+    )
     fill = np.array([1.0, 2.0, 3.0])
     expected = images.copy()
     for row in range(3):
-        for top, left, bottom, right in boxes[row]:
-            expected[row, top:bottom, left:right] = fill
+        expected[row, :3, 1:4] = expected[row, 2:6, 2:] = fill
     cut = ops.convert_to_numpy(dlkit.ops.cut_out(images, boxes, fill))
     np.testing.assert_array_equal(cut, expected)
 
