@@ -7,8 +7,9 @@ half-open: `(top, left, bottom, right)` in an image.
 import functools
 import math
 
-import keras
 from keras import ops
+
+from keras_dlkit.ops._in_place import changes_in_place
 
 # Values in a row of a batch, from where on PyTorch on a CPU is faster row by
 # row: measured between 28 x 28 x 1 (half as fast) and 64 x 64 x 3 (thrice).
@@ -106,7 +107,7 @@ def choose(boxes, within, without, axis=1, rows=None):
 def _has_boxes_at_hand(tensor):
     """Whether numbers can be read at no cost, and moving few of them pays."""
     return (
-        keras.config.backend() == "torch"
+        changes_in_place(tensor)
         and tensor.device.type == "cpu"
         and tensor.numel() >= LARGE * max(1, len(tensor))
     )

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
+from keras_dlkit.ops._in_place import changes_in_place
 
 ZHANG = Paper(
     "mixup: Beyond Empirical Risk Minimization",
@@ -60,7 +61,7 @@ def mix_up(values: Any, permutation: Any, lam: Any) -> Any:
         # Rows as vectors: gathered and broadcast in the fastest way.
         values = ops.reshape(values, (-1, math.prod(shape[1:])))
     mixed = ops.take(values, permutation, axis=0)
-    if keras.config.backend() == "torch":  # one pass over memory, in place
+    if changes_in_place(mixed):  # one pass over memory
         mixed.lerp_(values, like_rows(lam, values).to(values.dtype))
     else:
         other = ops.cast(like_rows(1.0 - lam, values), values.dtype)
