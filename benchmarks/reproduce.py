@@ -172,12 +172,11 @@ SECTIONS = [
         "The authors' code for TensorFlow 1; Keras has `OrthogonalRegularizer`,"
         " for matrices alone.",
         "mhe_accuracy.py",
-        finding="No gain, and no loss: all are within a fifth of a point of the "
-        "plain network, which is less than the seeds differ by. A network of "
-        "three narrow layers has few neurons to spread. The projections of the "
-        "compressive energy are drawn anew at each step, which is most of a "
-        "step of so small a network. The times are those of a core that other "
-        "work was given too.",
+        finding="No gain, and no loss: all are within a fifth of a point of "
+        "the plain network, which is less than the seeds differ by. A network "
+        "of three narrow layers has few neurons to spread. The times are those "
+        "of a core that other work was given too, the last row more than the "
+        "others.",
     ),
     Section(
         "uncertainty",
