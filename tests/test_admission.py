@@ -10,6 +10,7 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from tests import zoo
+from tests.running import mostly_slow_to_compile
 from tests.running import run
 from tests.running import weights_of
 
@@ -167,18 +168,11 @@ def test_labels_out_of_range_before_any_step():
     assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 0
 
 
-SLOW = [] if keras.config.backend() == "torch" else [pytest.mark.slow]
-
-
 @pytest.mark.parametrize(
     "method",
-    [
-        "SAM",
-        pytest.param("GSAM", marks=SLOW),
-        pytest.param("FriendlySAM", marks=SLOW),
-        pytest.param("LookSAM", marks=SLOW),
-        pytest.param("MomentumSAM", marks=SLOW),
-    ],
+    mostly_slow_to_compile(
+        ["SAM", "GSAM", "FriendlySAM", "LookSAM", "MomentumSAM"], ["SAM"]
+    ),
 )
 def test_a_bad_batch_spoils_what_it_does_without_the_method(method):
     """An infinite loss of one head, NaN of another, and one that stays."""

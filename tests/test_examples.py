@@ -18,6 +18,7 @@ from matplotlib.image import imread
 from sklearn.metrics import roc_auc_score
 
 import keras_dlkit as dlkit
+from tests.running import slow_to_compile
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 THREE_LINES = (EXAMPLES / "three_lines.py").read_text(encoding="utf-8")
@@ -419,11 +420,8 @@ def test_multi_task_has_a_test_set_apart(monkeypatch):
 
 # sde_net.py
 
-# What is compiled takes long: torch does not compile.
-COMPILES = [] if keras.config.backend() == "torch" else [pytest.mark.slow]
 
-
-@pytest.mark.parametrize("width", [pytest.param(8, marks=COMPILES)])
+@pytest.mark.parametrize("width", [pytest.param(8, marks=slow_to_compile)])
 def test_sde_net_writes_a_table_and_a_picture(
     tmp_path, monkeypatch, capsys, width
 ):

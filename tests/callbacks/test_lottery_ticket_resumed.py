@@ -15,6 +15,7 @@ from tests.callbacks.tickets import dropout_net
 from tests.callbacks.tickets import fit
 from tests.callbacks.tickets import net
 from tests.callbacks.tickets import to_numpy
+from tests.running import mostly_slow_to_compile
 
 LotteryTicket = dlkit.callbacks.LotteryTicket
 
@@ -62,7 +63,9 @@ def resumable(path, order, kill=None, attach=False):
     return model, ticket
 
 
-@pytest.mark.parametrize("order", ["before", "after", "own"])
+@pytest.mark.parametrize(
+    "order", mostly_slow_to_compile(["before", "after", "own"], ["after"])
+)
 def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
     whole, ticket = resumable(tmp_path / "no", order)
     expected = to_numpy(whole.variables + whole.optimizer.variables)
@@ -78,7 +81,7 @@ def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
         assert again.history == ticket.history
 
 
-@pytest.mark.parametrize("kill", [1, 2, 3])
+@pytest.mark.parametrize("kill", mostly_slow_to_compile([1, 2, 3], [2]))
 def test_epochs_without_validation_and_a_backup_before(kill, tmp_path):
     """The backup is made before the callback has seen the epoch end."""
 
@@ -123,8 +126,10 @@ def test_killed_while_it_writes(monkeypatch, tmp_path):
     assert not list((tmp_path / "yes").glob("latest*"))
 
 
-@pytest.mark.parametrize("order", ["before", "after"])
-@pytest.mark.parametrize("epoch", [0, 2, 8])
+@pytest.mark.parametrize(
+    "order", mostly_slow_to_compile(["before", "after"], ["before"])
+)
+@pytest.mark.parametrize("epoch", mostly_slow_to_compile([0, 2, 8], [2]))
 def test_killed_between_the_files_of_the_backup(
     order, epoch, monkeypatch, tmp_path
 ):
@@ -193,7 +198,9 @@ class KillAtTheEnd(keras.callbacks.Callback):
             raise Killed
 
 
-@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize(
+    "early", mostly_slow_to_compile([False, True], [False])
+)
 def test_killed_when_all_is_done(early, tmp_path):
     def run(kill):
         at_once = keras.callbacks.EarlyStopping(

@@ -14,6 +14,8 @@ import keras_dlkit as dlkit
 from keras_dlkit.callbacks import _plain_data
 from tests.conformance import registry
 from tests.conformance.test_contracts import assert_same
+from tests.running import mostly_slow_to_compile
+from tests.running import slow_to_compile
 
 Resume = dlkit.callbacks.Resume
 EPOCHS, STEPS = 3, 6
@@ -185,7 +187,9 @@ def assert_goes_on(tmp_path, make_data, at, make_callbacks=list, seen=None):
     return resumed
 
 
-@pytest.mark.parametrize("kind", DATA)
+@pytest.mark.parametrize(
+    "kind", mostly_slow_to_compile(DATA, ["shuffled_arrays", "py_dataset"])
+)
 def test_broken_in_mid_epoch_it_goes_on(kind, tmp_path):
     # Of 6 batches an epoch: 1 of the second epoch is lost, 2 are passed over.
     at, seen = 9, [*range(2, 6), *range(6)]
@@ -194,6 +198,7 @@ def test_broken_in_mid_epoch_it_goes_on(kind, tmp_path):
     assert_goes_on(tmp_path, DATA[kind], at, seen=seen)
 
 
+@slow_to_compile
 def test_keras_replays_the_epoch_and_this_does_not(tmp_path):
     """The number that the documentation gives."""
 
@@ -273,7 +278,7 @@ def early():
 
 @pytest.mark.parametrize("make", [ticket, pruning, plateau, early])
 # In the first epoch, between it and the second, and in that one.
-@pytest.mark.parametrize("at", [3, 6, 9])
+@pytest.mark.parametrize("at", mostly_slow_to_compile([3, 6, 9], [9]))
 def test_other_callbacks_go_on(make, at, tmp_path):
     assert_goes_on(tmp_path, arrays, at, make)
 
@@ -494,7 +499,9 @@ def flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, flip])
+@pytest.mark.parametrize(
+    "damage", mostly_slow_to_compile([truncate, empty, flip], [truncate])
+)
 def test_the_save_before_a_damaged_one_is_used_and_said(damage, tmp_path):
     whole, history, _ = train(tmp_path / "whole", arrays())
     train(tmp_path / "a", arrays(), 9)

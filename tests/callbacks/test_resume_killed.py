@@ -11,6 +11,7 @@ from tests.callbacks.killed_fit import CLOCK
 from tests.callbacks.killed_fit import MOMENTS
 from tests.conformance.test_contracts import assert_same
 from tests.conformance.test_contracts import run_script
+from tests.running import slow_to_compile
 
 # All that a part can keep: draws, callbacks, masks, noise.
 QUICK = ["random_choice", "lottery_ticket", "sde_block"]
@@ -43,6 +44,7 @@ def compare(names, folder, output):
     return found
 
 
+@slow_to_compile
 def test_a_killed_run_ends_as_the_unbroken_one(tmp_path):
     check(QUICK, tmp_path, seed=1)
 

@@ -3,10 +3,15 @@
 import pytest
 
 from tests.conformance.test_contracts import run_script
+from tests.running import slow_to_compile
 
 
 @pytest.mark.parametrize(
-    "which", ["few", pytest.param("all", marks=pytest.mark.slow)]
+    "which",
+    [
+        pytest.param("few", marks=slow_to_compile),
+        pytest.param("all", marks=pytest.mark.slow),
+    ],
 )
 def test_parts_do_nothing_beside(which, tmp_path):
     for name in ("given", "work", "temporary"):
