@@ -1,10 +1,12 @@
 """Dynamic weight average, DWA (Liu et al., 2019)."""
 
+import numpy as np
 from keras import ops
 
 from keras_dlkit._export import export
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
+from keras_dlkit.losses.geometric_loss_strategy import SMALLEST
 from keras_dlkit.losses.soft_optimal_uncertainty_weighting import (
     check_temperature,
 )
@@ -40,7 +42,8 @@ class DynamicWeightAverage(TaskWeighting):
         name: String. The name of the layer.
 
     `fit` keeps count of the epochs; in a loop of your own call `set_epoch`.
-    A step whose losses are not finite does not count.
+    A step whose losses are not finite does not count. Mean losses below `1e-8`
+    are taken as that; `fit` warns once of negative losses.
 
     State: layer weights, the mean losses of this epoch and the two before; not
         trainable.
@@ -62,6 +65,7 @@ class DynamicWeightAverage(TaskWeighting):
         - [Liu et al., 2019](https://arxiv.org/abs/1803.10704)
     """
 
+    needs_positive = True
     follows_epochs = True
 
     def __init__(
@@ -93,6 +97,7 @@ class DynamicWeightAverage(TaskWeighting):
         if not steps:  # the epoch that is on
             return
         means = ops.convert_to_numpy(self.total) / steps
+        means = np.maximum(means, SMALLEST)
         last = ops.convert_to_numpy(self.last_means)
         if ops.convert_to_numpy(self.epochs):
             self.ratios.assign(means / last)
