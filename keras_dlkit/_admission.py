@@ -10,6 +10,7 @@ from keras_dlkit import _keras
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
+from keras_dlkit.optimizers.momentum_sam import MomentumSAM
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
@@ -159,10 +160,18 @@ def _encodes(part, names):
 
 
 def check_optimizer(parts, optimizer):
-    """Raises for one within others, or that would tear pairs of rows apart."""
+    """Raises for one within others, or that a part does not get on with."""
     method = find_wrapper(optimizer, AttachedOptimizer)
     if method is None:
         _refuse_within(optimizer)
+    for part in parts:
+        looks_again = isinstance(part, TaskWeighting) and part.looks_again
+        if looks_again and isinstance(method, MomentumSAM):
+            raise ValueError(
+                f"{type(part).__name__} compares the losses at the weights "
+                f"before and after a step, and {type(method).__name__} has "
+                "those of a moved point. Use `SAM`, or another weighting."
+            )
     if getattr(method, "micro_batches", 1) == 1:
         return
     for part in parts:

@@ -43,7 +43,7 @@ def check_count(name, value, *, at_least):
 
 def check_one_of(name, value, allowed):
     """Raises unless `value` is one of `allowed`."""
-    if value not in allowed:
+    if value not in list(allowed):  # a value may have no hash
         raise ValueError(
             f"`{name}` must be one of {list(allowed)}. "
             f"Received: {name}={value!r}"

@@ -94,8 +94,9 @@ def exclude_from_weight_decay(optimizer, variables):
     for part in [optimizer, *getattr(optimizer, "optimizers", [])]:
         excluded = getattr(part, "_exclude_from_weight_decay", set())
         keys = {part._var_key(variable) for variable in variables}
-        part._exclude_from_weight_decay = excluded | keys
-        part._exclude_from_weight_decay_cache = {}
+        if not keys <= excluded:
+            part._exclude_from_weight_decay = excluded | keys
+            part._exclude_from_weight_decay_cache = {}
 
 
 def applies_to(optimizer, variables):

@@ -1,8 +1,10 @@
 """What the parts of a model have to be told, or watched for, in `fit`."""
 
+import math
 import warnings
 
 import keras
+from keras import ops
 from keras import tree
 
 
@@ -16,33 +18,43 @@ class EpochWatch(keras.callbacks.Callback):
 
 
 class LossWatch(keras.callbacks.Callback):
-    """Says once if a loss is negative that the weighting cannot take so."""
+    """Says once if a loss is lower than the weighting can take.
 
-    # It reads logs alone. Else JAX would have to wait for each step.
+    As soon as the logs of the first step say so, where they have the losses
+    of the outputs; else after the epoch, from the least losses of its steps.
+    """
+
+    # Within an epoch it reads logs alone. Else JAX would wait for each step.
     async_safe = True
 
     def __init__(self, weighting):
         super().__init__()
         self.weighting = weighting
+        self.is_first = True
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch == 0:
-            self._look(logs)
+        # Not `batch == 0`: with `steps_per_execution` it may be a later one.
+        if self.is_first:
+            self.is_first = False
+            names = self.weighting.names
+            self._look([logs.get(f"{n}_loss", math.inf) for n in names])
 
     def on_epoch_end(self, epoch, logs=None):
-        self._look(logs)
+        bounds = self.weighting.lowest_losses()
+        self._look(bounds + ops.convert_to_numpy(self.weighting.excess))
 
-    def _look(self, logs):
+    def _look(self, losses):
         weighting = self.weighting
-        losses = {n: logs.get(f"{n}_loss", 0.0) for n in weighting.names}
-        negative = {n: float(v) for n, v in losses.items() if float(v) < 0}
-        if negative and weighting.needs_positive:
+        rows = zip(weighting.names, losses, weighting.lowest_losses())
+        below = {n: float(loss) for n, loss, bound in rows if loss < bound}
+        if below and weighting.needs_positive:
             weighting.needs_positive = False
             warnings.warn(
                 f"{type(weighting).__name__} is made for losses that are not "
-                "negative: the weight of one that is grows without bound, or "
-                f"means nothing. Received: {negative}. Use a loss with a "
-                "lower bound of zero, or fixed `loss_weights`.",
+                "negative, or not below `lower_bounds` where it has them: the "
+                "weight of one that is grows without bound, or means nothing. "
+                f"Received: {below}. Use a loss with a lower bound of zero, or "
+                "fixed `loss_weights`.",
                 stacklevel=2,
             )
 

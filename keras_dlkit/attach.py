@@ -291,8 +291,16 @@ class Attached(TrainStep, Answers, keras.Model):
                 self.optimizer.build(self.trainable_variables)
             # A `MultiOptimizer` may know its parts only now.
             check_optimizer(self.parts, self.optimizer)
-            if self.task_weighting is not None:
-                _task_losses.spare(self.task_weighting, self.optimizer)
+        self._spare()
+
+    def _spare(self):
+        """Has the weights of a task weighting not decayed.
+
+        Once the optimizer is built: a `MultiOptimizer` may know its parts only
+        then, and a network that builds itself has it built in the first step.
+        """
+        if self.task_weighting and self.optimizer and self.optimizer.built:
+            _task_losses.spare(self.task_weighting, self.optimizer)
 
     # Training.
 
@@ -348,7 +356,8 @@ class Attached(TrainStep, Answers, keras.Model):
                 )
             losses, rest = self.task_losses(x, y, y_pred, sample_weight)
             losses, replicas = self.of_all_replicas(losses)
-            return rest + self.task_weighting.combine(losses) / replicas
+            weighted = self.task_weighting.combine(losses) / replicas
+            return rest + ops.cast(weighted, rest.dtype)
         kwargs = {}
         if takes_training(self.model.compute_loss):
             kwargs["training"] = training
@@ -408,6 +417,7 @@ class Attached(TrainStep, Answers, keras.Model):
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         self._check_targets(y)
+        self._build_optimizer()
         return super().train_on_batch(x, y, *args, **kwargs)
 
     def test_on_batch(self, x, y=None, *args, **kwargs):

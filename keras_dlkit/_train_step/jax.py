@@ -51,9 +51,10 @@ class TrainStep(Stateless):
 
     def _step(self, state, data, ascends=None):
         """One step; `ascends` is known to a host that chose, else traced."""
+        self._spare()
         trainable, non_trainable, optimizer, metrics = state
         data, non_trainable = self._change_batch(non_trainable, data, True)
-        states = non_trainable
+        states, updates = non_trainable, self.updates_done(optimizer)
         method = self.attached_optimizer
         if method is None or method.is_plain:
             method, ascends = common.Plain(method), False
@@ -88,8 +89,9 @@ class TrainStep(Stateless):
             )
         logs, metrics = self._report(metrics, data, loss, y_pred)
         if self.task_weighting is not None:
+            updated = self.updates_done(optimizer) > updates
             weights, non_trainable = self._finish(
-                trainable, states, non_trainable, metrics, data
+                trainable, states, non_trainable, metrics, data, updated
             )
             logs.update(weights)
         return logs, (trainable, non_trainable, optimizer, metrics)

@@ -50,7 +50,7 @@ class Stateless:
         non_trainable = values_of(scope, self.non_trainable_variables)
         return gradient, (loss, y_pred, non_trainable, metrics)
 
-    def _finish(self, trainable, before, non_trainable, metrics, data):
+    def _finish(self, trainable, before, non_trainable, metrics, data, updated):
         """What the task weighting logs, and the states with what it learned."""
         weighting, losses = self.task_weighting, None
         if weighting.looks_again:
@@ -63,7 +63,7 @@ class Stateless:
                 losses = tasks.losses_again(self, data)
         with self._states_scope(non_trainable) as scope:
             if losses is not None:
-                weighting.look_again(losses)
+                tasks.learn(weighting, losses, updated)
             logs = weighting.logs()
         return logs, values_of(scope, self.non_trainable_variables)
 

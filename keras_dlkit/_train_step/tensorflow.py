@@ -18,7 +18,7 @@ class TrainStep:
 
     def train_step(self, data):
         data = self.change_batch(data, training=True)
-        states = tasks.states_to_look_again(self)
+        before = tasks.before_step(self, data)
         method = self.attached_optimizer
         if method is None or method.is_plain:
             method = common.Plain(method)
@@ -27,7 +27,7 @@ class TrainStep:
                 logs = super().train_step(data)
         else:
             logs = self._step(method, data)
-        return tasks.finish(self, data, states, logs)
+        return tasks.finish(self, data, before, logs)
 
     def of_all_replicas(self, losses):
         return graph.of_all_replicas(losses, self.task_weighting.is_linear)

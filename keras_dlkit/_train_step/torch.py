@@ -18,7 +18,7 @@ class TrainStep:
 
     def train_step(self, data):
         data = self.change_batch(data, training=True)
-        states = tasks.states_to_look_again(self)
+        before = tasks.before_step(self, data)
         method = self.attached_optimizer
         if method is None or method.is_plain:
             method = common.Plain(method)
@@ -28,7 +28,7 @@ class TrainStep:
         else:
             logs = self._step(method, data)
         with torch.no_grad():
-            return tasks.finish(self, data, states, logs)
+            return tasks.finish(self, data, before, logs)
 
     def test_step(self, data):
         return super().test_step(self.change_batch(data, training=False))

@@ -53,11 +53,13 @@ class FAMO(TaskWeighting):
 
     Raises:
         TypeError, ValueError: At construction, for numbers out of range; in
-            `compile`, with an optimizer that cuts the batch.
+            `compile`, with an optimizer that cuts the batch, or that passes it
+        at another point than the weights (`MomentumSAM`).
 
     A loss at its bound is taken as `1e-8` above it; `fit` warns once of
-    negative losses. After a step whose losses are not finite nothing is
-    learned.
+    losses below their bounds. After a step whose losses are not finite, or
+    that changed no weight (as of gradients that are accumulated, or of a loss
+    scale that was too large), nothing is learned.
 
     Example:
 
@@ -91,7 +93,6 @@ class FAMO(TaskWeighting):
         self.lower_bounds = dict(lower_bounds or {})
         for bound in self.lower_bounds.values():
             _checks.check_number("lower_bounds", bound)
-        self.needs_positive = not self.lower_bounds
 
     def bind(self, keys, aliases):
         super().bind(keys, aliases)
@@ -134,9 +135,11 @@ class FAMO(TaskWeighting):
         return self.logits - self.learning_rate * step, mean, square, steps
 
     def _logs(self, losses):
-        bounds = [self.lower_bounds.get(task, 0.0) for task in self.tasks]
-        above = losses - ops.convert_to_tensor(bounds, "float32")
-        return ops.log(ops.maximum(above, SMALLEST))
+        bounds = ops.convert_to_tensor(self.lowest_losses(), "float32")
+        return ops.log(ops.maximum(losses - bounds, SMALLEST))
+
+    def lowest_losses(self):
+        return [self.lower_bounds.get(task, 0.0) for task in self.tasks]
 
     def get_config(self):
         return {

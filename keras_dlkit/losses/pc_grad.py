@@ -77,15 +77,15 @@ class PCGrad(TaskWeighting):
         count = len(self.tasks)
         squares = ops.diagonal(products)
         safe = ops.where(squares > 0, squares, 1.0)
-        weights = ops.zeros((count,))
+        weights = ops.zeros((count,), "float32")
         for task in range(count):
             # What is left of a gradient, as a sum of all of them.
-            kept = ops.one_hot(task, count)
+            kept = ops.one_hot(task, count, dtype="float32")
             order = keras.random.shuffle(
                 ops.arange(count), seed=self.seed_generator
             )
             for turn in range(count):
-                other = ops.one_hot(order[turn], count)
+                other = ops.one_hot(order[turn], count, dtype="float32")
                 product = ops.sum(kept * ops.matmul(products, other))
                 conflict = ops.minimum(product, 0.0) / ops.sum(safe * other)
                 conflict = ops.where(order[turn] == task, 0.0, conflict)

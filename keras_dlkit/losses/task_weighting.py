@@ -77,6 +77,7 @@ class TaskWeighting(keras.layers.Layer):
         super().__init__(dtype="float32", autocast=False, name=name)
         self.built = True
         self.tasks: Any = None
+        self._found_tasks = False
         self._keys: tuple = ()
         self.names: tuple = ()
         if tasks is not None:
@@ -128,6 +129,10 @@ class TaskWeighting(keras.layers.Layer):
                 after the update, with the same dropout.
         """
 
+    def lowest_losses(self) -> list[float]:
+        """What the losses cannot go below, where `needs_positive` is set."""
+        return [0.0] * len(self.tasks)
+
     def set_epoch(self, epoch: int) -> None:
         """Says which epoch it is, counted from 0; `fit` does it by itself."""
 
@@ -146,7 +151,15 @@ class TaskWeighting(keras.layers.Layer):
         values = self.vector(losses)
         if self.needs_gradients:
             return ops.sum(values)
-        weights = self.weigh(ops.stop_gradient(values))
+        constants = ops.stop_gradient(values)
+        if self.needs_positive:
+            above = constants - ops.convert_to_tensor(
+                self.lowest_losses(), "float32"
+            )
+            excess = ops.convert_to_tensor(self.excess)
+            # A NaN is not less.
+            self.excess.assign(ops.where(above < excess, above, excess))
+        weights = ops.cast(self.weigh(constants), "float32")
         self.last_weights.assign(ops.stop_gradient(weights))
         return ops.sum(weights * values) + self.penalty()
 
@@ -172,12 +185,20 @@ class TaskWeighting(keras.layers.Layer):
         """
         if self.tasks is None:
             self._set_tasks(keys)
+            self._found_tasks = True
         resolved = [t if t in keys else aliases.get(t) for t in self.tasks]
         if set(resolved) != set(keys) or len(resolved) != len(keys):
+            kind = type(self).__name__
             raise ValueError(
-                f"The tasks of {type(self).__name__} must be the outputs that "
-                f"`compile` has a loss for. Received: {list(self.tasks)}, and "
-                f"losses of {list(keys)}"
+                f"The tasks of {kind} must be the outputs that `compile` has a "
+                f"loss for. Received: {list(self.tasks)}, and losses of "
+                f"{list(keys)}. "
+                + (
+                    "The tasks are those of the `compile` before; for others "
+                    f"take a new one: `attach(detach(model), {kind}(...))`."
+                    if self._found_tasks
+                    else f"Name each of {list(keys)} once."
+                )
             )
         self._keys = tuple(resolved)
         self.names = tuple(
@@ -200,6 +221,9 @@ class TaskWeighting(keras.layers.Layer):
             )
         self.tasks = self._keys = tuple(tasks)
         self.last_weights = self.add_state("last_weights", "ones")
+        if self.needs_positive:
+            # How far losses went below the lowest, for the warning of `fit`.
+            self.excess = self.add_state("excess")
         self.make_state()
 
     def add_state(

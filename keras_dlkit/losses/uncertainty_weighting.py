@@ -141,10 +141,15 @@ class UncertaintyWeighting(TaskWeighting):
                     f"{list(self.tasks)}. Received: {value}"
                 )
             value = value[task]
+        value = _checks.check_number("initial_log_variance", value)
         low, high = self.bounds
-        return _checks.check_number(
-            "initial_log_variance", value, at_least=low, at_most=high
-        )
+        if not low <= value <= high:
+            raise ValueError(
+                "`initial_log_variance` must be within `bounds`. Received: "
+                f"initial_log_variance={value}, bounds={self.bounds}. Widen "
+                "`bounds`, or scale the targets of the task."
+            )
+        return value
 
     def weigh(self, losses):
         return uncertainty_weights(self._values(), self.kinds)

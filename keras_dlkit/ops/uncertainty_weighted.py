@@ -86,24 +86,31 @@ def uncertainty_weighted(
     weights = uncertainty_weights(log_variances, kinds)
     penalty = uncertainty_penalty(log_variances, formula)
     losses = _vector(losses)
-    if losses.shape != weights.shape:
-        raise ValueError(
-            "`losses`, `log_variances` and `kinds` must have an entry a task. "
-            f"Received: {losses.shape[0]} losses, {len(kinds)} kinds"
-        )
+    _check_length("losses", losses, kinds)
     return ops.sum(weights * losses) + penalty
 
 
 def uncertainty_weights(log_variances, kinds):
     for kind in kinds:
         _checks.check_one_of("kinds", kind, FACTORS)
+    log_variances = _vector(log_variances)
+    _check_length("log_variances", log_variances, kinds)
     factors = ops.convert_to_tensor([FACTORS[k] for k in kinds], "float32")
-    return factors * ops.exp(-_vector(log_variances))
+    return factors * ops.exp(-log_variances)
 
 
 def uncertainty_penalty(log_variances, formula):
     _checks.check_one_of("formula", formula, PENALTIES)
     return ops.sum(PENALTIES[formula](_vector(log_variances)))
+
+
+def _check_length(name, values, kinds):
+    """Raises unless there is a value for each kind: one would be broadcast."""
+    if tuple(values.shape) != (len(kinds),):
+        raise ValueError(
+            f"`{name}` and `kinds` must have an entry a task. Received: "
+            f"`{name}` of shape {tuple(values.shape)}, {len(kinds)} kinds"
+        )
 
 
 def _vector(values):

@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 import keras_dlkit as dlkit
+from keras_dlkit._train_step import tasks
 from tests.losses import reference
 from tests.losses.reference import softmax
 from tests.running import weights_of
@@ -205,6 +206,60 @@ def test_with_sam(name):
     assert np.max(np.abs(without[0] - moved[0])) > 1e-3
 
 
+def test_famo_learns_from_updates_alone():
+    """Not where gradients are accumulated, nor where they overflow."""
+    x, a, b = (
+        np.repeat(v.reshape(reference.STEPS, 1, reference.ROWS, -1), 2, axis=1)
+        for v in reference.data()
+    )
+    part, method = W.FAMO(), Famo()
+    rate = reference.RATE
+    model = compiled(
+        part, keras.optimizers.SGD(rate, gradient_accumulation_steps=2)
+    )
+    expected = reference.Reference(weights_of(model.model), method)
+    expected.fit(1, *reference.data())
+    model.fit(
+        x.reshape(-1, 4),
+        {"a": a.reshape(-1, 1), "b": b.reshape(-1, 1)},
+        batch_size=reference.ROWS,
+        shuffle=False,
+        verbose=0,
+    )
+    logits = ops.convert_to_numpy(part.logits)
+    np.testing.assert_allclose(logits, method.xi, rtol=1e-3, atol=1e-5)
+    for got, want in zip(weights_of(model.model), expected.weights):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
+
+    part = W.FAMO()
+    scaler = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(rate), initial_scale=2.0**127
+    )
+    model = compiled(part, scaler)
+    part.logits.assign([0.5, -0.5])  # which `decay` would change
+    before = weights_of(model.model)
+    model.train_on_batch(x[0, 0], {"a": 99 * a[0, 0], "b": 99 * b[0, 0]})
+    for got, want in zip(weights_of(model.model), before):
+        np.testing.assert_array_equal(got, want)
+    assert ops.convert_to_numpy(part.logits).tolist() == [0.5, -0.5]
+    assert float(ops.convert_to_numpy(part.steps)) == 0.0
+
+
+def test_the_average_of_losses_that_are_zero():
+    """One that stays there is like one that stays anywhere."""
+    part = W.DynamicWeightAverage(["a", "b"])
+    weights = []
+    for epoch, losses in enumerate(
+        [[0.0, 2.0], [0.0, 1.0], [0.5, 1.0], [1, 1]]
+    ):
+        part.set_epoch(epoch)
+        weights.append(
+            ops.convert_to_numpy(part.weigh(ops.convert_to_tensor(losses)))
+        )
+    expected = [1.0, 1.0], [1.0, 1.0], 2 * softmax([0.5, 0.25]), [2.0, 0.0]
+    np.testing.assert_allclose(weights, expected, rtol=1e-5)
+
+
 class Fixed:
     def __init__(self, weights):
         self.weights = weights
@@ -231,6 +286,13 @@ def test_random_weights():
     assert np.std(seen, axis=0).min() > 0.01
     for got, want in zip(weights_of(model.model), expected.weights):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_each_inner_product():
+    rows = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
+    vectors = [[None, ops.convert_to_tensor(row)] for row in rows]
+    products = ops.convert_to_numpy(tasks.inner_products(vectors))
+    np.testing.assert_allclose(products, rows @ rows.T, rtol=1e-5, atol=1e-6)
 
 
 def test_projections_of_three_tasks():
@@ -275,13 +337,16 @@ def test_saved_and_resumed(name, tmp_path):
 
 
 def test_tasks_are_the_outputs():
-    for tasks in (["a"], ["a", "c"], ["a", "b", "c"]):
+    for names in (["a"], ["a", "c"], ["a", "b", "c"]):
         with pytest.raises(ValueError, match="must be the outputs"):
-            compiled(W.PCGrad(tasks))
+            compiled(W.PCGrad(names))
     with pytest.raises(ValueError, match="each once"):
         W.PCGrad(["a", "a"])
     with pytest.raises(ValueError, match="at least one"):
         W.PCGrad([])
+    model = compiled(W.EqualWeighting())
+    with pytest.raises(ValueError, match=r"`compile` before.*attach\(detach"):
+        model.compile("sgd", loss={"a": "mse"})
 
 
 @pytest.mark.parametrize(
@@ -290,6 +355,10 @@ def test_tasks_are_the_outputs():
         (lambda: W.UncertaintyWeighting(["a", "b"]), "must be a dict"),
         (
             lambda: W.UncertaintyWeighting({"a": "mse"}),
+            r"tasks\['a'\]` must be one of",
+        ),
+        (
+            lambda: W.UncertaintyWeighting({"a": ["regression"]}),
             r"tasks\['a'\]` must be one of",
         ),
         (
@@ -303,7 +372,7 @@ def test_tasks_are_the_outputs():
         (lambda: W.UncertaintyWeighting(KINDS, bounds=3.0), "low, high"),
         (
             lambda: W.UncertaintyWeighting(KINDS, initial_log_variance=9.0),
-            "at most 6",
+            "Widen `bounds`",
         ),
         (
             lambda: W.UncertaintyWeighting(
@@ -323,6 +392,12 @@ def test_tasks_are_the_outputs():
                 W.FAMO(), dlkit.optimizers.SAM("sgd", micro_batches=2)
             ),
             "micro_batches",
+        ),
+        (
+            lambda: compiled(
+                W.FAMO(), dlkit.optimizers.MomentumSAM("adam", rho=0.3)
+            ),
+            "moved point",
         ),
     ],
 )
