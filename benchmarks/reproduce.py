@@ -160,7 +160,7 @@ SECTIONS = [
         "the errors of equal weights, as much as the weights found in a search "
         "of 25 fits, without it; as in the paper, tuned weights are no worse. "
         "PCGrad, DWA and random weights keep the scales of the losses, and so "
-        "gain nothing; the inverse losses of SO-UW, at the temperature of 1, "
+        "gain nothing; the inverse losses of UW-SO, at the temperature of 1, "
         "give all weight to the smallest loss.",
     ),
     Section(

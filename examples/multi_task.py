@@ -17,9 +17,9 @@ images. `UncertaintyWeighting` learns the weights during the one fit, and
 `GeometricLossStrategy`, `FAMO` and `PCGrad` go other ways. The network, the
 data, the number of steps and the optimizer are the same for all.
 
-Expect the equal weights last on digits and images, and the learned ones close
-to the search, at a tenth of its fits. The search has seen the validation
-images, nothing has seen the test images.
+Expect the equal weights and PCGrad last on digits and images, and the learned
+ones close to the search, at a tenth of its fits. The search has seen the
+validation images, nothing has seen the test images.
 
 ```bash
 python examples/multi_task.py
