@@ -294,7 +294,10 @@ def test_rounding_is_no_direction_to_look_sam():
     """As long as the gradient it would be, of alpha of the step."""
     optimizer, clean, variables = look_sam_of_two_weights()
     g = [ops.convert_to_tensor(x) for x in clean]
-    for move, is_kept in ((lambda x: np.nextafter(x, 9), False), (np.exp, True)):
+    for move, is_kept in (
+        (lambda x: np.nextafter(x, 9), False),
+        (np.exp, True),
+    ):
         s = [ops.convert_to_tensor(np.asarray(move(x))) for x in clean]
         optimizer.learn(optimizer.remember(g, s, variables), variables)
         for slot in optimizer.own_variables:
