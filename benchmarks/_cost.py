@@ -1,12 +1,36 @@
 """Floating point operations and peak memory of one training step."""
 
+import dataclasses
+import functools
 import json
 import pathlib
 import tempfile
+from collections.abc import Callable
 
 import keras
 from _training import jax_state
 from _training import training_steps
+
+
+@dataclasses.dataclass
+class Step:
+    """Something to time: `run` trains for a number of steps."""
+
+    run: Callable
+    flops: Callable = lambda: None
+
+
+def step_of(model, source, every_steps=1):
+    """A `Step` of a model over the batches of a source."""
+    count = functools.partial(flops_per_step, model, source, every_steps)
+    return Step(training_steps(model, source), functools.cache(count))
+
+
+def flops_ratio(sides, seconds):
+    """The cell of a row of `time_rows`; empty where they are not known."""
+    del seconds
+    ours, theirs = (side.flops() for side in sides)
+    return [f"{ours / theirs:.3f}" if ours and theirs else ""]
 
 
 def flops_per_step(model, source, every_steps=1):

@@ -9,6 +9,8 @@ import functools
 
 import keras
 import numpy as np
+from _cost import flops_ratio
+from _cost import step_of
 from _timing import print_head
 from _timing import steps_in_block
 from _timing import time_rows
@@ -19,7 +21,6 @@ from _training import from_pipeline
 from _training import in_memory
 from _training import machine
 from _training import random_batches
-from _training import training_steps
 from _training import wait_for_torch
 
 import keras_dlkit as dlkit
@@ -156,10 +157,10 @@ def time_training(arguments):
     @functools.cache
     def step(name):
         make_model, make_source = STEPS[name]
-        model = make_model(arguments.width)
-        return training_steps(model, make_source(batches))
+        return step_of(make_model(arguments.width), make_source(batches))
 
-    steps = arguments.steps or steps_in_block(step("plain"), STEPS_AT_LEAST)
+    plain_run = step("plain").run
+    steps = arguments.steps or steps_in_block(plain_run, STEPS_AT_LEAST)
     print(
         f"{machine()}; batch {arguments.batch}, width {arguments.width}, "
         f"{steps} steps in a block\n"
@@ -171,8 +172,16 @@ def time_training(arguments):
         "95% interval",
         "pairs",
         "at most",
+        "FLOPs, ratio",
     )
-    time_rows(ROWS, step, arguments.pairs, steps, arguments.only)
+    time_rows(
+        ROWS,
+        step,
+        arguments.pairs,
+        steps,
+        arguments.only,
+        more=flops_ratio,
+    )
 
 
 # The layer alone: functions that change one batch so many times.
@@ -338,15 +347,15 @@ if BACKEND == "torch":
 
 
 def layer_run(name, batch):
-    layer, _, place = name.partition(", ")
+    layer = name.removesuffix(", tf.data")
     if name == FLOOR:
         return one_pass(batch)
     if name in BY_HAND:
         return repeated(BY_HAND[name], batch)
     if layer in THEIRS:
-        make = their_layer_in_tf_data if place else their_layer
+        make = their_layer if name == layer else their_layer_in_tf_data
     else:
-        make = our_layer_in_tf_data if place else our_layer
+        make = our_layer if name == layer else our_layer_in_tf_data
     return make(layer, batch)
 
 

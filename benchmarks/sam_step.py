@@ -5,27 +5,25 @@ KERAS_BACKEND=jax python benchmarks/sam_step.py --memory
 """
 
 import argparse
-import dataclasses
 import functools
 import os
-import re
 import subprocess
 import sys
-from collections.abc import Callable
 
 import keras
-from _cost import flops_per_step
+from _cost import Step
+from _cost import flops_ratio
 from _cost import jax_peak_bytes
 from _cost import process_bytes
+from _cost import step_of
 from _cost import torch_peak_bytes
 from _cost import weight_bytes
 from _sam_by_hand import RHO
 from _sam_by_hand import SAMByHand
 from _timing import print_head
 from _timing import print_row
-from _timing import ratio_cells
 from _timing import steps_in_block
-from _timing import time_pairs
+from _timing import time_rows
 from _training import LEARNING_RATE
 from _training import compiled
 from _training import conv_net
@@ -108,21 +106,9 @@ MODELS = {
 }
 
 
-@dataclasses.dataclass
-class Step:
-    """Something to time: `run` trains for a number of steps."""
-
-    run: Callable
-    flops: Callable = lambda: None
-
-
 def keras_step(make_model, name, arguments, source):
     model = make_model(arguments.width)
-    every_steps = EVERY_STEPS if "every_steps" in name else 1
-    return Step(
-        training_steps(model, source),
-        functools.partial(flops_per_step, model, source, every_steps),
-    )
+    return step_of(model, source, EVERY_STEPS if "every_steps" in name else 1)
 
 
 def tf_keras_step(wraps, arguments, source):
@@ -232,28 +218,15 @@ def time_steps(arguments):
         "at most",
         "FLOPs, ratio",
     )
-    for name, baseline, bar in ROWS:
-        if not re.search(arguments.only, f"{name} / {baseline}"):
-            continue
-        try:
-            sides = step(name), step(baseline)
-        except ImportError as error:
-            print_row(name, baseline, error, "", "", bar or "", "")
-            continue
-        seconds = time_pairs(
-            *(side.run for side in sides),
-            arguments.pairs,
-            steps,
-            warm_up=EVERY_STEPS,
-        )
-        flops = [side.flops() for side in sides]
-        print_row(
-            name,
-            baseline,
-            *ratio_cells(seconds),
-            bar or "",
-            f"{flops[0] / flops[1]:.3f}" if all(flops) else "",
-        )
+    time_rows(
+        ROWS,
+        step,
+        arguments.pairs,
+        steps,
+        arguments.only,
+        warm_up=EVERY_STEPS,
+        more=flops_ratio,
+    )
 
 
 # Memory.

@@ -70,6 +70,8 @@ class MixUp(MixingPart):
         dominant_metrics: Boolean. With `True` the metrics of `fit`, in an
             attached model, are measured on the targets of whichever row has
             the larger share, not smoothed. The loss stays that of the blend.
+            Of several parts each has to say so, and takes in its turn one of
+            the targets that the part before it left.
         active_epochs: `None`, or `(start, end)`, the half-open range of epochs
             in which samples are blended and labels smoothed.
         seed: Integer, or `None` for a random one.

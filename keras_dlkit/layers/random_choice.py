@@ -50,6 +50,8 @@ class RandomChoice(BatchPart):
     Runs: in the train step of `keras_dlkit.attach`, once a batch, before both
         passes of SAM; in a data pipeline, wherever it is called.
     Cost: that of the part that was drawn, or, for a choice a sample, of all.
+        Each `ManifoldMixUp` blends its hidden values in every batch, with
+        shares of 1 where another part was drawn.
 
     Raises:
         TypeError: For what is no part.

@@ -13,6 +13,9 @@ from keras_dlkit.ops.orthogonal_part import LIU
 from keras_dlkit.ops.orthogonal_part import orthogonal_part
 from keras_dlkit.optimizers.sam import SAM
 
+# A part of the gradient that is shorter has no digits left, in float32.
+ROUNDING = 1e-6
+
 
 @cites(LIU)
 @export
@@ -106,9 +109,16 @@ class LookSAM(SAM):
     def remember(self, clean, ascent, variables):
         if ascent is None:
             return self.slot_values(clean, variables)
-        return orthogonal_part(ascent, clean)
+        v = orthogonal_part(ascent, clean)
+        # Of no direction where nothing but rounding tells s from g, as where
+        # `rho` is a schedule that is at 0.
+        is_rounding = lists.norm(v) <= ROUNDING * lists.norm(ascent)
+        return lists.products(v, ops.where(is_rounding, 0.0, 1.0))
 
     def learn(self, memory, variables):
+        kept = self.slot_values(memory, variables)
+        if all(new is old for new, old in zip(memory, kept)):
+            return  # a step without a second gradient, known as one
         finite = ops.isfinite(lists.norm(memory))
         slots = self.slots(memory, variables)
         lists.assign_where(finite, slots, memory)

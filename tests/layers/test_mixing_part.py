@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_dlkit as dlkit
+from keras_dlkit import _step_batch
 from keras_dlkit.layers import CutMix
 from keras_dlkit.layers import CutOut
 from keras_dlkit.layers import MixUp
@@ -201,15 +202,35 @@ def test_without_it_metrics_see_the_blend():
     assert len(np.unique(to_numpy(spy.targets))) > 2
 
 
-def test_dominance_in_a_chain_is_that_of_both_draws():
-    first = MixUp(1.0, dominant_metrics=True)
-    second = MixUp(1.0, dominant_metrics=True)
-    y = np.arange(4, dtype="float32")
-    mid = seen(first, y, (LAM, PERMUTATION))
-    last = seen(second, mid, (LAM[::-1].copy(), PERMUTATION))
-    expected = y[[2, 1, 2, 1]]
-    np.testing.assert_array_equal(mid, expected)
-    lam = LAM[::-1]
+def test_dominance_in_a_chain_is_that_of_all_draws(monkeypatch):
+    cut = CutOut(2)
+    blend = MixUp(num_classes=4, dominant_metrics=True)
+    paste = CutMix(num_classes=4, dominant_metrics=True)
+    # Boxes of 3 x 3 of 6 x 6 pixels, but for a row all of which is pasted.
+    lam = np.array([0.75, 0.75, 0.0, 0.75], "float32")
+    draws = {
+        cut: (np.zeros((4, 3), "float32"), np.ones(4, bool)),
+        blend: (LAM, PERMUTATION),
+        paste: (lam, PERMUTATION, np.full((4, 3), 0.5, "float32")),
+    }
+    calls = []
+    for part, draw in draws.items():
+        change = part.apply
+        monkeypatch.setattr(part, "draw", lambda rows, seed, draw=draw: draw)
+        monkeypatch.setattr(
+            part,
+            "apply",
+            lambda *batch, change=change: (calls.append(1), change(*batch))[1],
+        )
+    _, y, _ = _step_batch.change(list(draws), (X, np.arange(4)), True)
+    assert len(calls) == 3  # no part changes the inputs once more for metrics
+    targets = np.eye(4)
+    for own in (LAM, lam):
+        own = own[:, None]
+        targets = own * targets + (1 - own) * targets[PERMUTATION]
+    np.testing.assert_allclose(to_numpy(y.y), targets, atol=1e-6)
+    # Of the blends 0 and 3 are of their partners, 2 and 1; all of 3 is pasted
+    # into row 2.
     np.testing.assert_array_equal(
-        last, np.where(lam >= 0.5, expected, expected[PERMUTATION])
+        to_numpy(y.of_metrics), np.eye(4)[[2, 1, 1, 1]]
     )

@@ -191,7 +191,7 @@ class Look(Sam):
         return step > start_step and (step - start_step - 1) % every_steps == 0
 
     def one(self, g):
-        if self.v is None:
+        if self.v is None or not dot(self.v, self.v):
             return g
         factor = self.alpha * np.sqrt(dot(g, g) / dot(self.v, self.v))
         return [a + factor * b for a, b in zip(g, self.v)]
@@ -248,7 +248,8 @@ def train_momentum_sam(w, batches, optimizer, rho, start_step=0, **kwargs):
     net, losses = Net(), []
     for step, batch in enumerate(batches, start=1):
         v = optimizer.momentum_of(w)
-        e = perturbation(v, w, -rho if step > start_step else 0.0, **kwargs)
+        radius = rho(step - 1) if callable(rho) else rho
+        e = perturbation(v, w, -radius * (step > start_step), **kwargs)
         point = [a + b for a, b in zip(w, e)]
         losses.append(net.loss(point, *batch))
         g = net.gradient(point, *batch)

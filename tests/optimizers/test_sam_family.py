@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 import keras_dlkit as dlkit
+from keras_dlkit._train_step import lists
 from tests.optimizers import reference
 from tests.optimizers.comparison import compare
 from tests.optimizers.comparison import distance
@@ -15,6 +16,24 @@ from tests.optimizers.comparison import numpy_run
 
 GSAM, FriendlySAM = dlkit.optimizers.GSAM, dlkit.optimizers.FriendlySAM
 LookSAM, MomentumSAM = dlkit.optimizers.LookSAM, dlkit.optimizers.MomentumSAM
+
+
+@keras.saving.register_keras_serializable("tests")
+class Listed(keras.optimizers.schedules.LearningRateSchedule):
+    """A value for each update."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __call__(self, step):
+        return ops.take(ops.convert_to_tensor(self.values, "float32"), step)
+
+    def get_config(self):
+        return {"values": self.values}
+
+
+# LookSAM looks in the first and the fourth update, where there is nothing.
+RADII = Listed([0.2, 0.3, 0.1, 0.0, 0.1, 0.3])
 
 # Arguments of each class, and the rules that they are in NumPy.
 METHODS = {
@@ -39,8 +58,13 @@ SETTINGS = {
     "plain": {},
     "adaptive": {"rho": 0.5, "adaptive": "weights", "eta": 0.1},
     "norm_layers": {"variables": "gamma|beta"},
-    "every_and_late": {"every_steps": 2, "start_step": 1},
-    "micro": {"micro_batches": 3},
+    "every_and_late": {
+        "every_steps": 2,
+        "start_step": 1,
+        "adaptive": "all",
+        "rho": 0.5,
+    },
+    "schedule_and_micro": {"rho": RADII, "micro_batches": 3},
 }
 
 
@@ -54,6 +78,8 @@ def check(name, setting, inner="momentum", weighted=False):
     }
     if "variables" in arguments:
         numpy_arguments["selected"] = ["gamma", "beta"]
+    if arguments["rho"] is RADII:
+        numpy_arguments["rho"] = RADII.values.__getitem__
     _, expected = compare(
         lambda optimizer: make(optimizer, **arguments),
         lambda *run: reference.train(*run, method=rules(), **numpy_arguments),
@@ -90,6 +116,8 @@ def check_momentum_sam(setting, inner, weighted=False):
     numpy_arguments = dict(arguments)
     if numpy_arguments.pop("variables", None):
         numpy_arguments["selected"] = ["gamma", "beta"]
+    if arguments["rho"] is RADII:
+        numpy_arguments["rho"] = RADII.values.__getitem__
     _, expected = compare(
         lambda optimizer: MomentumSAM(optimizer, **arguments),
         functools.partial(reference.train_momentum_sam, **numpy_arguments),
@@ -109,7 +137,7 @@ def test_momentum_sam_matches_float64(inner):
     [
         {"rho": 0.5, "adaptive": "weights", "eta": 0.1},
         {"variables": "gamma|beta"},
-        {"start_step": 2},
+        {"start_step": 1, "adaptive": "all", "rho": RADII},
     ],
 )
 def test_settings_of_momentum_sam_match_float64(setting):
@@ -253,9 +281,44 @@ def test_a_bad_batch_does_not_stay_in_the_state(name):
         assert np.isfinite(ops.convert_to_numpy(variable)).all()
 
 
+def look_sam_of_two_weights():
+    optimizer = LookSAM(keras.optimizers.SGD(0.1), rho=0.1)
+    variables = [keras.Variable(np.ones(n, "float32")) for n in (500, 3)]
+    optimizer.build(variables)
+    rng = np.random.default_rng(0)
+    clean = [rng.normal(size=v.shape).astype("float32") for v in variables]
+    return optimizer, clean, variables
+
+
+def test_rounding_is_no_direction_to_look_sam():
+    """As long as the gradient it would be, of alpha of the step."""
+    optimizer, clean, variables = look_sam_of_two_weights()
+    g = [ops.convert_to_tensor(x) for x in clean]
+    for move, is_kept in (
+        (lambda x: np.nextafter(x, 9), False),
+        (np.exp, True),
+    ):
+        s = [ops.convert_to_tensor(np.asarray(move(x))) for x in clean]
+        optimizer.learn(optimizer.remember(g, s, variables), variables)
+        for slot in optimizer.own_variables:
+            assert np.any(ops.convert_to_numpy(slot)) == is_kept
+
+
+def test_look_sam_does_not_write_what_it_did_not_learn(monkeypatch):
+    optimizer, clean, variables = look_sam_of_two_weights()
+    monkeypatch.setattr(lists, "assign_where", None)
+    if keras.config.backend() == "tensorflow":
+        return  # there both kinds of steps are one graph
+    memory = optimizer.remember(clean, None, variables)
+    optimizer.learn(memory, variables)
+    with pytest.raises(TypeError):
+        optimizer.learn([m + 1 for m in memory], variables)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_configs(name):
     make, own, _ = METHODS[name]
-    optimizer = make("adam", rho=0.3, variables="kernel", **own)
+    optimizer = make("adam", rho=RADII, variables="kernel", **own)
     copy = make.from_config(optimizer.get_config())
     assert copy.get_config() == optimizer.get_config()
+    assert float(copy.rho(1)) == np.float32(0.3)
