@@ -194,10 +194,11 @@ def test_under_lora_it_is_that_of_the_kernel_in_effect():
 
 
 def test_layers_that_are_not_built_stay_out():
-    net = keras.Sequential([keras.Input((9,)), layers.Dense(5)])
-    net.late = layers.Dense(2, kernel_regularizer=None)
+    net = keras.Model()
+    net.first, net.late = layers.Dense(5), layers.Dense(2)
+    net.first.build((None, 9))
     penalty = CompressiveEnergy(dimension=9).penalty(net)
-    kernel = ops.convert_to_numpy(net.layers[0].kernel)
+    kernel = ops.convert_to_numpy(net.first.kernel)
     penalty = float(ops.convert_to_numpy(penalty))
     assert penalty == pytest.approx(energy(kernel, 2, True), rel=1e-4)
 
