@@ -3,23 +3,26 @@
 import re
 
 
-def check_patterns(include, exclude, paths=None):
+def check_patterns(include, exclude, paths=None, functions=False):
     """Raises for what is no pattern, and for an `exclude` that finds nothing.
 
     Args:
         include, exclude: `None`, a regular expression, or a function.
+        functions: Whether the caller takes functions of a variable.
         paths: Where they are known: the paths of all weights. One that leaves
             out none of them is a slip of the pen.
     """
+    expected = "None or a regular expression"
+    if functions:
+        expected = "None, a regular expression or a function of a variable"
     for name, value in (("include", include), ("exclude", exclude)):
-        if value is None or callable(value):
+        if value is None or (functions and callable(value)):
             continue
         try:
             re.compile(value)
         except (re.error, TypeError) as error:
             raise ValueError(
-                f"`{name}` must be None, a regular expression or a function of"
-                f" a variable. Received: {name}={value!r}"
+                f"`{name}` must be {expected}. Received: {name}={value!r}"
             ) from error
     if paths is None or not isinstance(exclude, str):
         return

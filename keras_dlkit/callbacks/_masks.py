@@ -27,7 +27,7 @@ def install(model, include=None, exclude=None):
     _check(model)
     # Before anything is changed: `exclude` may find nothing.
     paths = [v.path for v in model.variables]
-    _selection.check_patterns(include, exclude, paths)
+    _selection.check_patterns(include, exclude, paths, functions=True)
     masked = find_wrapper(model.optimizer, Masked)
     is_new = masked is None
     if is_new:

@@ -1,5 +1,7 @@
 """The hyperspherical energy of each layer, epoch by epoch."""
 
+import re
+
 import keras
 
 from keras_dlkit.regularizers.regularize import find_energy
@@ -8,7 +10,8 @@ from keras_dlkit.regularizers.regularize import find_energy
 class HypersphericalEnergyLogger(keras.callbacks.Callback):
     """Logs the energy of every kernel that is regularised by it.
 
-    At the end of each epoch the energies, without the factor, go into the
+    At the end of each epoch the energies, without the factor, of the kernels
+    that are not frozen (under LoRA: of the kernel in effect) go into the
     logs as `energy/<path of the kernel>`, and so into the history and to the
     callbacks that come after this one. In high dimensions they move little:
     what counts is the distance to the least energy possible, not the size.
@@ -44,7 +47,7 @@ class HypersphericalEnergyLogger(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs=None):
-        if self.model.built and not self._regularized():
+        if self.model.built and not _regularized(self.model.weights):
             raise ValueError(
                 "`HypersphericalEnergyLogger` needs a model with a kernel that"
                 " has a `HypersphericalEnergy`: see `kernel_regularizer=` and "
@@ -53,15 +56,17 @@ class HypersphericalEnergyLogger(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch, logs=None):
-        for variable in self._regularized():
+        for variable in _regularized(self.model.trainable_variables):
             energy = find_energy(variable.regularizer).energy(variable)
             if energy is not None and logs is not None:
                 energy = keras.ops.convert_to_numpy(energy)
-                logs[f"energy/{variable.path}"] = float(energy)
+                logs[f"energy/{_path_of_kernel(variable)}"] = float(energy)
 
-    def _regularized(self):
-        return [
-            variable
-            for variable in self.model.trainable_variables
-            if find_energy(variable.regularizer) is not None
-        ]
+
+def _regularized(variables):
+    return [v for v in variables if find_energy(v.regularizer) is not None]
+
+
+def _path_of_kernel(variable):
+    """Under LoRA the kernel is logged in the place of its factors."""
+    return re.sub(r"lora_(\w+)_[ab]$", r"\1", variable.path)

@@ -69,7 +69,7 @@ def hyperspherical_energy(
             of their length. The authors' code has `1e-4`.
         block_size: `None`, or an integer of at least 1. The rows of the
             matrix of cosines that are in memory at a time, in the backward
-            pass as in the forward pass; `None` for all at once.
+            pass as in the forward pass; `None` for some 500.
 
     Returns:
         Scalar tensor: float32, whatever the dtype of the kernel (float64 for

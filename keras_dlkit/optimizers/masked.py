@@ -93,7 +93,7 @@ class Masked(WrapperOptimizer):
                 "Masks of two `Masked` would not know of each other. Received:"
                 " an `inner_optimizer` with a `Masked` in it. Use that one."
             )
-        _selection.check_patterns(include, exclude)
+        _selection.check_patterns(include, exclude, functions=True)
         self.include, self.exclude = include, exclude
         # Past `__setattr__`, which tracks: here, and in `build`.
         self.__dict__.update(_passengers={}, _luggage={})
@@ -103,7 +103,9 @@ class Masked(WrapperOptimizer):
 
     def build(self, variables):
         paths = [v.path for v in variables]
-        _selection.check_patterns(self.include, self.exclude, paths)
+        _selection.check_patterns(
+            self.include, self.exclude, paths, functions=True
+        )
         chosen = _prunable.select(variables, self.include, self.exclude)
         super().build(variables)
         self.add_slots(chosen, "mask", dtype="uint8", initializer="ones")

@@ -3,6 +3,7 @@
 import keras
 
 from keras_dlkit import _checks
+from keras_dlkit import _selection
 from keras_dlkit._export import export
 from keras_dlkit._papers import cites
 from keras_dlkit.ops.compressive_energy import LIN_R
@@ -10,6 +11,8 @@ from keras_dlkit.ops.compressive_energy import compressive_energy
 from keras_dlkit.ops.hyperspherical_energy import check_energy
 from keras_dlkit.ops.hyperspherical_energy import hyperspherical_energy
 from keras_dlkit.ops.hyperspherical_energy import kernel_rows
+from keras_dlkit.regularizers.hyperspherical_energy import has_lora
+from keras_dlkit.regularizers.hyperspherical_energy import kernel_in_effect
 from keras_dlkit.regularizers.regularize import selected_kernels
 from keras_dlkit.regularizers.weight_penalty import WeightPenalty
 
@@ -51,7 +54,7 @@ class CompressiveEnergy(WeightPenalty):
 
     State: layer weights, the random seed; not trainable.
     Runs: in training, once a pass and kernel; not for kernels that are frozen,
-        and not in evaluation.
+        and not in evaluation. Under LoRA it is the kernel in effect.
     Cost: `projections` small matrix products a kernel, and as many matrices of
         `n x n` cosines in memory.
 
@@ -59,8 +62,8 @@ class CompressiveEnergy(WeightPenalty):
     of 2 then kicks hard: lower the power, or clip gradients.
 
     Raises:
-        TypeError, ValueError: At construction, for arguments out of range; in
-            the first step, where no kernel is left.
+        TypeError, ValueError: At construction, for arguments out of range and
+            patterns that are none; in the first step, where no kernel is left.
 
     Example:
 
@@ -106,6 +109,7 @@ class CompressiveEnergy(WeightPenalty):
             "half_space": bool(half_space),
             "angular": bool(angular),
         }
+        _selection.check_patterns(include, exclude)
         self.include, self.exclude = include, exclude
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -114,11 +118,17 @@ class CompressiveEnergy(WeightPenalty):
         kernels = selected_kernels(model, self.include, self.exclude)
         if self.factor == 0:
             return keras.ops.zeros(())
-        energies = [self._energy(k) for k in kernels if k.variable.trainable]
-        return self.factor * sum(energies, keras.ops.zeros(()))
+        energies = [self._energy(k) for k in kernels if _is_trained(k)]
+        if not energies:
+            return keras.ops.zeros(())
+        return self.factor * keras.ops.sum(keras.ops.stack(energies))
 
     def _energy(self, kernel):
-        value = keras.ops.convert_to_tensor(kernel.variable)
+        value = keras.ops.convert_to_tensor(
+            kernel_in_effect(kernel.layer)
+            if _is_adapted(kernel)
+            else kernel.variable
+        )
         weights = kernel_rows(value, kernel.axis).shape[1]
         if weights <= self.dimension:
             return hyperspherical_energy(
@@ -144,3 +154,16 @@ class CompressiveEnergy(WeightPenalty):
             "exclude": self.exclude,
             "seed": self.seed,
         }
+
+
+def _is_adapted(kernel):
+    """Whether LoRA trains two factors in its place."""
+    return has_lora(kernel.layer) and kernel.name in ("kernel", "embeddings")
+
+
+def _is_trained(kernel):
+    if kernel.variable is None:  # not built
+        return False
+    if _is_adapted(kernel):
+        return kernel.layer.trainable
+    return kernel.variable.trainable

@@ -140,7 +140,7 @@ class HypersphericalEnergy(keras.Regularizer):
     def energy(self, x: Any) -> Any:
         """The energy without the factor; `None` where it stays out."""
         kernel = self._kernel_in_effect(x)
-        axis = None if kernel is None else self._axis_of(kernel)
+        axis = None if kernel is None else self.axis_of(kernel)
         if axis is None:
             return None
         return hyperspherical_energy(
@@ -161,19 +161,22 @@ class HypersphericalEnergy(keras.Regularizer):
 
     def _kernel_in_effect(self, x):
         """`x`, but for a factor of LoRA: the kernel, for one of the two."""
-        layer = self._layer
-        if layer is None or not getattr(layer, "lora_enabled", False):
+        if self._layer is None or not has_lora(self._layer):
             return x
-        embedding = isinstance(layer, keras.layers.Embedding)
-        factor = layer.lora_embeddings_a if embedding else layer.lora_kernel_a
-        if tuple(x.shape) == tuple(factor.shape):
-            return None
-        return layer.embeddings if embedding else layer.kernel
+        _, first, second = _lora_parts(self._layer)
+        shapes = [tuple(factor.shape) for factor in (first, second)]
+        if tuple(x.shape) not in shapes:
+            return x  # another kernel of the layer
+        is_second = tuple(x.shape) == shapes[1]
+        if shapes[0] == shapes[1]:  # a traced step has the value instead
+            is_second = x is second or x is second.value
+        return kernel_in_effect(self._layer) if is_second else None
 
     def _axes(self):
         return self.axis.values() if self._is_table() else [self.axis]
 
-    def _axis_of(self, kernel):
+    def axis_of(self, kernel: Any) -> Any:
+        """The neuron axes of this kernel; `None` where it stays out."""
         if self._is_table():
             return self.axis.get(tuple(kernel.shape))
         return self.axis
@@ -194,6 +197,31 @@ class HypersphericalEnergy(keras.Regularizer):
             "epsilon": self.epsilon,
             "block_size": self.block_size,
         }
+
+
+def has_lora(layer):
+    return getattr(layer, "lora_enabled", False)
+
+
+def kernel_in_effect(layer):
+    """The kernel under LoRA, in float32, where the layer's is rounded."""
+    kernel, first, second = _lora_parts(layer)
+    if "float" not in kernel.dtype:  # quantized
+        return layer.kernel if kernel.name == "kernel" else layer.embeddings
+    scale = layer.lora_alpha / layer.lora_rank
+    update = scale * ops.matmul(first, second)
+    return ops.cast(kernel, update.dtype) + update
+
+
+def _lora_parts(layer):
+    embedding = isinstance(layer, keras.layers.Embedding)
+    name = "embeddings" if embedding else "kernel"
+    (kernel,) = (v for v in layer.weights if v.name == name)
+    return (
+        kernel,
+        getattr(layer, f"lora_{name}_a"),
+        getattr(layer, f"lora_{name}_b"),
+    )
 
 
 def _standardized_axis(axis):

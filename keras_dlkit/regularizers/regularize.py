@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import warnings
 
 import keras
 from keras import layers
@@ -25,6 +26,12 @@ TRANSPOSED = (
     layers.Conv1DTranspose,
     layers.Conv2DTranspose,
     layers.Conv3DTranspose,
+)
+# Keras has one for their sum.
+NORMS = (
+    keras.regularizers.L1,
+    keras.regularizers.L2,
+    keras.regularizers.L1L2,
 )
 # They share a regularizer between projections whose axes differ.
 ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
@@ -70,7 +77,11 @@ def regularize(
     effect. The regularizers are saved with the model, in the configuration of
     its layers. Where a model is saved without that, as are subclassed models
     and the backbones of KerasHub, or with LoRA, or with a part of the
-    projections of an attention layer, call `regularize` again after loading.
+    projections of an attention layer, or with other settings for some of
+    them, call `regularize` again after loading.
+
+    Give the model that is trained: where it is a part of another that was
+    compiled and trained already, that one goes on with what it had.
 
     Example:
 
@@ -93,18 +104,38 @@ def regularize(
     }
     for layer in _keras.all_layers(model):
         if isinstance(layer, ATTENTION):
-            _share(layer)
+            _share(layer, chosen)
     _forget_functions(model)
     return chosen
 
 
 def strip_energies(model):
-    """Takes every `HypersphericalEnergy` off again, and leaves the others."""
-    for layer in _keras.all_layers(model):
-        for attribute in [a for a in vars(layer) if a.endswith("_regularizer")]:
-            _replace(layer, attribute)
-    for variable in model.variables:
-        _replace(variable, "regularizer")
+    """Takes every `HypersphericalEnergy` off again, and leaves the others.
+
+    In the terms of Keras, where it has any: a `Sum` of others becomes one.
+    """
+    owners = [
+        (layer, attribute)
+        for layer in _keras.all_layers(model)
+        for attribute in vars(layer)
+        if attribute.endswith("_regularizer")
+    ]
+    owners += [(variable, "regularizer") for variable in model.variables]
+    left = []
+    for owner, attribute in owners:
+        before = getattr(owner, attribute)
+        rest = _plain(_others(before))
+        if isinstance(before, Sum) or find_energy(before):
+            setattr(owner, attribute, rest)
+        if isinstance(rest, Sum):
+            left.append(f"{owner.name}.{attribute}")
+    if left:
+        warnings.warn(
+            "Keras has no regularizer for these sums, and `keras_dlkit` is "
+            f"needed to load the model: {left[:20]}. Give these layers one "
+            "regularizer of Keras each.",
+            stacklevel=3,
+        )
     _forget_functions(model)
 
 
@@ -161,9 +192,9 @@ class Kernel:
 
     @property
     def has_neurons(self):
-        """Whether there are weights beside the neuron axes."""
+        """Whether there are neuron axes, and weights beside them."""
         axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
-        return len(self.variable.shape) > len(axes)
+        return 0 < len(axes) < len(self.variable.shape)
 
 
 def _kernels(layer):
@@ -208,32 +239,39 @@ def _set(kernel, regularizer):
 
 def _replace(owner, attribute, ours=None):
     """Takes the energies out of an attribute, and puts `ours` there."""
-    parts = _parts(getattr(owner, attribute))
-    rest = [p for p in parts if not isinstance(p, HypersphericalEnergy)]
-    if ours is not None:
-        rest.append(ours)
-    if rest != parts:
-        one = rest[0] if rest else None
-        setattr(owner, attribute, Sum(rest) if len(rest) > 1 else one)
+    before = getattr(owner, attribute)
+    rest = _others(before) + ([] if ours is None else [ours])
+    if rest != _parts(before):
+        setattr(owner, attribute, _one_of(rest))
 
 
-def _share(attention):
+def _share(attention, chosen):
     """Gives an attention layer what it is to make its projections of.
 
-    One regularizer for all, that tells them apart by their shapes.
+    One regularizer for all, that tells them apart by their shapes; none where
+    that cannot say it: one of two alike, or settings that differ.
     """
-    axes, ours = {}, None
-    for layer in _keras.all_layers(attention):
-        for kernel in _kernels(layer):
-            energy = find_energy(kernel.variable.regularizer)
-            axis = energy.axis if energy else None
-            if axes.setdefault(tuple(kernel.variable.shape), axis) != axis:
-                return  # one of two alike: no way to say it
-            ours = energy or ours
-    axes = {shape: axis for shape, axis in axes.items() if axis is not None}
+    inner = _keras.all_layers(attention)
+    kernels = [kernel for layer in inner for kernel in _kernels(layer)]
+    if not any(kernel.path in chosen for kernel in kernels):
+        return
+    axes, found = {}, []
+    for kernel in kernels:
+        energy = find_energy(kernel.variable.regularizer)
+        axis = energy.axis_of(kernel.variable) if energy else None
+        axes.setdefault(tuple(kernel.variable.shape), set()).add(axis)
+        if axis is not None:
+            found.append(energy)
+    settings = [{**energy.get_config(), "axis": None} for energy in found]
+    ours = None
+    if all(len(a) == 1 for a in axes.values()) and all(
+        other == settings[0] for other in settings
+    ):
+        table = {shape: axis for shape, (axis,) in axes.items() if axis}
+        ours = found[0].of_layer(None, table)
     for attribute in vars(attention):
-        if axes and attribute.lstrip("_") == "kernel_regularizer":
-            _replace(attention, attribute, ours.of_layer(None, axes))
+        if attribute.lstrip("_") == "kernel_regularizer":
+            _replace(attention, attribute, ours)
 
 
 def find_energy(regularizer):
@@ -244,9 +282,31 @@ def find_energy(regularizer):
 
 
 def _parts(regularizer):
+    """What a regularizer adds up, those of a `Sum` in a `Sum` too."""
     if isinstance(regularizer, Sum):
-        return regularizer.regularizers
+        return [p for part in regularizer.regularizers for p in _parts(part)]
     return [] if regularizer is None else [regularizer]
+
+
+def _others(regularizer):
+    parts = _parts(regularizer)
+    return [p for p in parts if not isinstance(p, HypersphericalEnergy)]
+
+
+def _one_of(regularizers):
+    if len(regularizers) > 1:
+        return Sum(regularizers)
+    return regularizers[0] if regularizers else None
+
+
+def _plain(regularizers):
+    """One of Keras's, if these are of those that Keras can add up."""
+    if len(regularizers) < 2 or any(type(r) not in NORMS for r in regularizers):
+        return _one_of(regularizers)
+    configs = [r.get_config() for r in regularizers]
+    return keras.regularizers.L1L2(
+        *(sum(c.get(name, 0.0) for c in configs) for name in ("l1", "l2"))
+    )
 
 
 def _forget_functions(model):

@@ -3,8 +3,10 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_dlkit._export import export
+from keras_dlkit.ops._dtypes import wide_dtype
 
 
 @export
@@ -21,6 +23,10 @@ class Sum(keras.Regularizer):
 
     Raises:
         ValueError: For an empty list.
+
+    The sum is in float32 (float64 where one of them is) whatever the dtype
+    policy. `keras_dlkit.detach` makes it a regularizer of Keras again where
+    there is one for the rest: `L1`, `L2` and `L1L2` become an `L1L2`.
 
     Example:
 
@@ -47,7 +53,9 @@ class Sum(keras.Regularizer):
             )
 
     def __call__(self, x):
-        values = [regularizer(x) for regularizer in self.regularizers]
+        values = [ops.convert_to_tensor(r(x)) for r in self.regularizers]
+        dtype = wide_dtype(*values)
+        values = [ops.cast(value, dtype) for value in values]
         return sum(values[1:], values[0])
 
     def get_config(self):

@@ -43,3 +43,26 @@ def test_nothing_to_log():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     with pytest.raises(ValueError, match="which has none"):
         fit(model)
+
+
+def test_frozen_and_adapted_kernels():
+    """None of the first; of the second the kernel in effect, by its path."""
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(5, kernel_regularizer=Energy()),
+            layers.Dense(3),
+        ]
+    )
+    first, last = model.layers
+    first.trainable = False
+    assert list(fit(model)) == ["loss"]
+    last.enable_lora(2)
+    path = last.weights[0].path
+    dlkit.regularizers.regularize(model, Energy(), include=path)
+    history = fit(model)
+    energy = dlkit.ops.hyperspherical_energy(last.kernel)
+    assert set(history) == {f"energy/{path}", "loss"}
+    np.testing.assert_allclose(
+        history[f"energy/{path}"][-1], ops.convert_to_numpy(energy), rtol=1e-5
+    )

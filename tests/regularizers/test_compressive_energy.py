@@ -176,12 +176,41 @@ def test_factor_zero_and_frozen_layers():
     assert fit(frozen, 1)[0] == pytest.approx(plain, rel=1e-6)
 
 
+def test_under_lora_it_is_that_of_the_kernel_in_effect():
+    """Of the narrow kernel, which is not projected."""
+    whole = CompressiveEnergy(dimension=9, include="hidden")
+    model = compiled(whole, keras.optimizers.SGD(0.0))
+    hidden = model.get_layer("hidden")
+    hidden.enable_lora(2)
+    hidden.lora_kernel_b.assign(RNG.normal(size=(2, 5)))
+    kernel = ops.convert_to_numpy(hidden.kernel)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    added = fit(model, 1)[0] - model.evaluate(X, Y, verbose=0)
+    assert added == pytest.approx(energy(kernel, 2, True), rel=1e-4)
+    hidden.trainable = False
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    added = fit(model, 1)[0] - model.evaluate(X, Y, verbose=0)
+    assert added == pytest.approx(0, abs=1e-5)
+
+
+def test_layers_that_are_not_built_stay_out():
+    net = keras.Model()
+    net.first, net.late = layers.Dense(5), layers.Dense(2)
+    net.first.build((None, 9))
+    penalty = CompressiveEnergy(dimension=9).penalty(net)
+    kernel = ops.convert_to_numpy(net.first.kernel)
+    penalty = float(ops.convert_to_numpy(penalty))
+    assert penalty == pytest.approx(energy(kernel, 2, True), rel=1e-4)
+
+
 def test_bad_input():
     for arguments in (
         {"factor": -1.0},
         {"dimension": 0},
         {"projections": 0},
         {"power": 3},
+        {"include": "("},
+        {"exclude": len},
     ):
         with pytest.raises(ValueError, match="Received"):
             CompressiveEnergy(**arguments)

@@ -234,9 +234,12 @@ def test_einsum_equations(equation, output_shape, axes):
     assert regularizer.axis == axes
 
 
-def test_an_einsum_without_neurons_is_left_out():
-    x = keras.Input((4,))
-    h = layers.EinsumDense("ab,b->ab", 4)(x)
+@pytest.mark.parametrize(
+    ("equation", "output_shape"), [("ab,b->ab", 4), ("abc,c->ab", 3)]
+)
+def test_an_einsum_without_neurons_is_left_out(equation, output_shape):
+    x = keras.Input((3, 4)[-len(equation.split(",")[0]) + 1 :])
+    h = layers.EinsumDense(equation, output_shape)(x)
     model = keras.Model(x, layers.Dense(2)(h))
     assert [path for path in regularize(model, Energy())] == ["dense/kernel"]
 
@@ -273,8 +276,9 @@ def test_nothing_matches():
         regularize(model, Energy(), exclude="kernel")
     with pytest.raises(ValueError, match="leave out.*exclude='head'.*kernel"):
         regularize(model, Energy(), exclude="head")
-    with pytest.raises(ValueError, match=r"regular expression.*include='\('"):
-        regularize(model, Energy(), include="(")
+    for wrong in ("(", len):
+        with pytest.raises(ValueError, match="or a regular expression. Rec"):
+            regularize(model, Energy(), include=wrong)
     assert model.losses == []
     regularize(model, Energy(), exclude="bias")  # there, but no kernel
     assert model.losses != []
@@ -422,6 +426,27 @@ def test_a_part_of_attention_is_not_carried_over_to_the_rest():
     regularize(model, Energy(), include="query")
     assert len(energies(model)) == 1
     assert energies(keras.models.clone_model(model)) == []
+    # What the configuration held before the part was set does not stay in it.
+    regularize(model, Energy(0.2))
+    regularize(model, Energy(0.5), include="query")
+    assert [e["factor"] for e in energies(model)] == [0.5, 0.2, 0.2, 0.2]
+    assert energies(keras.models.clone_model(model)) == []
+
+
+def test_attention_with_different_settings_is_not_carried():
+    x = keras.Input((6, 4))
+    h = layers.MultiHeadAttention(2, 3, name="mha")(x, x)
+    model = keras.Model(x, layers.Dense(2, name="last")(h))
+    regularize(model, Energy(0.1), include="query|key|value")
+    regularize(model, Energy(5), include="attention_output")
+    assert [e["factor"] for e in energies(model)] == [0.1, 0.1, 0.1, 5]
+    assert energies(keras.models.clone_model(model)) == []
+    # Of a copy that was carried over: all at once, and none of it.
+    regularize(model, Energy(0.1))
+    copy = keras.models.clone_model(model)
+    regularize(copy, Energy(3), include="last")
+    regularize(copy, Energy(2), include="key")
+    assert [e["factor"] for e in energies(copy)] == [0.1, 2, 0.1, 0.1, 3]
 
 
 # LoRA.
@@ -460,6 +485,27 @@ def test_under_lora_it_is_the_energy_of_the_kernel_in_effect(before):
     assert sum(numbers(model.losses)) == pytest.approx(expected, rel=1e-5)
     strip_energies(model)
     assert model.losses == []
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_under_lora_with_factors_of_one_shape(policy):
+    """And in float32, where the kernel in effect is rounded."""
+    net = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(4, dtype=policy, use_bias=False)]
+    )
+    net.layers[0].enable_lora(4, lora_alpha=2)
+    regularize(net, Energy())
+    rng = np.random.default_rng(0)
+    base, first, second = (rng.normal(size=(4, 4)) for _ in range(3))
+    for variable in net.weights:
+        value = {"kernel": base, "lora_kernel_a": first}
+        variable.assign(value.get(variable.name, second))
+    kernel = ops.convert_to_tensor(base + 0.5 * first @ second, "float32")
+    expected = number(dlkit.ops.hyperspherical_energy(kernel))
+    assert sum(numbers(net.losses)) == pytest.approx(expected, rel=1e-5)
+    net.compile(keras.optimizers.SGD(0.0), loss=lambda y, p: 0.0 * p)
+    loss = net.train_on_batch(np.ones((2, 4)), np.ones((2, 4)))
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_training_under_lora_lowers_the_energy():
@@ -528,3 +574,31 @@ def test_sums_are_seen_through():
     kinds = [type(r).__name__ for r in kernel.regularizer.regularizers]
     assert kinds == ["L2", "HypersphericalEnergy"]
     assert find_energy(kernel.regularizer).factor == 2
+
+
+def test_detached_models_have_no_sum_where_keras_has_one():
+    norms = [keras.regularizers.L1(0.1), Sum(["l2", Energy()])]
+    model = dlkit.detach(dlkit.attach(network(Sum(norms))))
+    kernel = model.layers[0].kernel
+    (loss,) = numbers(model.losses)
+    value = ops.convert_to_numpy(kernel)
+    expected = 0.1 * np.abs(value).sum() + 0.01 * np.square(value).sum()
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert type(kernel.regularizer) is keras.regularizers.L1L2
+    assert "keras_dlkit" not in json.dumps(model.get_config())
+    orthogonal = keras.regularizers.OrthogonalRegularizer(0.1)
+    model = network(Sum(["l2", orthogonal]))
+    with pytest.warns(UserWarning, match="no regularizer for these sums"):
+        strip_energies(model)
+    assert len(numbers(model.losses)) == 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_sums_of_other_dtypes(dtype):
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(5, dtype=dtype)])
+    kernel = net.layers[0].kernel
+    both = Sum(["l2", Energy()])(kernel)
+    wide = "float64" if dtype == "float64" else "float32"
+    assert keras.backend.standardize_dtype(both.dtype) == wide
+    l2 = number(ops.cast(keras.regularizers.L2(0.01)(kernel), "float32"))
+    assert number(both) == pytest.approx(l2 + number(Energy()(kernel)), 1e-3)
