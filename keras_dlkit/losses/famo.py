@@ -54,7 +54,7 @@ class FAMO(TaskWeighting):
     Raises:
         TypeError, ValueError: At construction, for numbers out of range; in
             `compile`, with an optimizer that cuts the batch, or that passes it
-        at another point than the weights (`MomentumSAM`).
+            at another point than the weights (`MomentumSAM`).
 
     A loss at its bound is taken as `1e-8` above it; `fit` warns once of
     losses below their bounds. After a step whose losses are not finite, or
