@@ -224,11 +224,13 @@ def test_keras_replays_the_epoch_and_this_does_not(tmp_path):
         assert fit(make) == updates
 
 
+@slow_to_compile
 def test_broken_before_the_first_save_and_between_epochs(tmp_path):
     assert_goes_on(tmp_path / "0", arrays, 1, seen=[*range(6)] * 3)
     assert_goes_on(tmp_path / "1", arrays, 6, seen=[*range(6)] * 2)
 
 
+@slow_to_compile
 def test_replay_of_one_epoch_or_all_is_the_same_for_a_fixed_order(tmp_path):
     states = []
     for replay in ("epoch", "all"):
@@ -276,7 +278,10 @@ def early():
     ]
 
 
-@pytest.mark.parametrize("make", [ticket, pruning, plateau, early])
+@pytest.mark.parametrize(
+    "make",
+    mostly_slow_to_compile([ticket, pruning, plateau, early], [pruning, early]),
+)
 # In the first epoch, between it and the second, and in that one.
 @pytest.mark.parametrize("at", mostly_slow_to_compile([3, 6, 9], [9]))
 def test_other_callbacks_go_on(make, at, tmp_path):
