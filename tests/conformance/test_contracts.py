@@ -18,6 +18,7 @@ from tests.conformance.registry import attached
 from tests.conformance.registry import data
 from tests.conformance.registry import fit
 from tests.conformance.registry import state
+from tests.running import slow_to_compile
 
 BACKEND = keras.config.backend()
 ROOT = pathlib.Path(__file__).parents[2]
@@ -262,10 +263,15 @@ def test_wrapped_config_and_learning_rate(case):
         assert keras.saving.serialize_keras_object(copy) == config
 
 
-def test_saved_and_resumed_in_a_fresh_process(tmp_path):
+@pytest.mark.parametrize(
+    "slow", [False, pytest.param(True, marks=slow_to_compile)]
+)
+def test_saved_and_resumed_in_a_fresh_process(slow, tmp_path):
     """The other half of each run, bit for bit, where nothing is registered."""
     expected = {}
     for case in registry.BY_NAME.values():
+        if case.slow != slow:
+            continue
         model = attached(case)
         fit(model, case, epochs=2)
         model.save(tmp_path / f"{case.name}.keras")
