@@ -1,5 +1,6 @@
 """One process tests one backend: that of `KERAS_BACKEND`."""
 
+import collections
 import os
 import pathlib
 
@@ -29,6 +30,20 @@ def pytest_configure(config):
             name, deadline=None, max_examples=examples, derandomize=quick
         )
     hypothesis.settings.load_profile("quick" if quick else "thorough")
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items):
+    """Where all is compiled before it runs, samples of many like cases."""
+    if BACKEND == "torch":
+        return
+    met = collections.Counter()
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            test = item.nodeid.split("[")[0]
+            if met[test] % 5:
+                item.add_marker(pytest.mark.slow)
+            met[test] += 1
 
 
 @pytest.fixture(autouse=True)

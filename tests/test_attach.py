@@ -10,11 +10,13 @@ import keras_dlkit as dlkit
 from tests import zoo
 from tests.running import assert_same
 from tests.running import run
+from tests.running import slow_to_compile
 from tests.running import weights_of
 
 MOMENTUM = {"learning_rate": 0.1, "momentum": 0.9}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_attached_is_stock_to_the_bit(name):
     """No part and rho=0 train, evaluate and predict as Keras does."""
@@ -41,6 +43,7 @@ def test_attached_is_stock_to_the_bit(name):
         assert_same(result[3], results[0][3])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_sam_trains_every_model(name):
     model, data, arguments = zoo.make(name)
@@ -77,6 +80,7 @@ def test_a_compiled_model_is_taken_over():
     assert run(model, data, epochs=1) == expected[1]
 
 
+@slow_to_compile
 def test_attach_merges_parts():
     net, data, _ = zoo.make("sequential")
     mix = dlkit.layers.MixUp(0.3, num_classes=3)
@@ -90,6 +94,7 @@ def test_attach_merges_parts():
     run(model, data)
 
 
+@slow_to_compile
 def test_detach_gives_the_plain_model_back(tmp_path):
     net, data, arguments = zoo.make("sequential")
     model = dlkit.attach(net)
@@ -131,6 +136,7 @@ def test_a_detached_model_has_no_energies():
 # Saving.
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "name", ["sequential", "subclassed", "own_loss", "own_compile"]
 )
@@ -294,6 +300,7 @@ def test_mix_up_mixes_anew_each_batch_and_resumes(tmp_path):
     assert_same(weights_of(resumed), weights_of(unbroken))
 
 
+@slow_to_compile
 def test_parts_of_many_outputs():
     net, data, arguments = zoo.make("dict_in_dict_out")
     part = dlkit.layers.MixUp(num_classes={"kind": 3, "size": None})

@@ -10,6 +10,7 @@ from keras import ops
 import keras_dlkit as dlkit
 from tests import zoo
 from tests.running import assert_same
+from tests.running import slow_to_compile
 from tests.running import weights_of
 
 BACKEND = keras.config.backend()
@@ -102,6 +103,7 @@ def test_learning_rate_callbacks():
     assert float(rate) < 0.025
 
 
+@slow_to_compile
 def test_keras_tuner(tmp_path):
     keras_tuner = pytest.importorskip("keras_tuner")
 

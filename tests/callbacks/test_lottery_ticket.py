@@ -106,6 +106,7 @@ def numpy_rounds(rewind="init", rates=(0.3, 0.3), scope="global"):
     return training, masks, densities
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "arguments",
     [

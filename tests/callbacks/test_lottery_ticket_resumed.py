@@ -16,6 +16,7 @@ from tests.callbacks.tickets import fit
 from tests.callbacks.tickets import net
 from tests.callbacks.tickets import to_numpy
 from tests.running import mostly_slow_to_compile
+from tests.running import slow_to_compile
 
 LotteryTicket = dlkit.callbacks.LotteryTicket
 
@@ -105,6 +106,7 @@ def test_epochs_without_validation_and_a_backup_before(kill, tmp_path):
     assert ticket.history == whole.history
 
 
+@slow_to_compile
 def test_killed_while_it_writes(monkeypatch, tmp_path):
     """The file of before stays whole."""
     expected, whole = resumable(tmp_path / "no", "own")

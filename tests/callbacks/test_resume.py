@@ -288,6 +288,7 @@ def test_other_callbacks_go_on(make, at, tmp_path):
     assert_goes_on(tmp_path, arrays, at, make)
 
 
+@slow_to_compile
 def test_the_best_of_a_model_checkpoint_is_kept(tmp_path):
     best = []
 
@@ -302,6 +303,7 @@ def test_the_best_of_a_model_checkpoint_is_kept(tmp_path):
     assert best[0].best == best[2].best
 
 
+@slow_to_compile
 def test_an_attached_model_with_steps_per_execution(tmp_path):
     case = registry.BY_NAME["sam_every_2"]
     if keras.config.backend() == "torch":
@@ -335,6 +337,7 @@ class Counter(keras.callbacks.Callback):
         self.means[(self.epochs[-1], batch)] = np.float32(logs["loss"])
 
 
+@slow_to_compile
 def test_a_callback_of_the_user_hears_of_each_batch_once(tmp_path):
     whole, broken, resumed = Counter(), Counter(), Counter()
     train(tmp_path / "whole", arrays(), callbacks=[whole])
@@ -356,6 +359,7 @@ class OddLogs(keras.callbacks.Callback):
         logs["phase"] = f"epoch {epoch}"
 
 
+@slow_to_compile
 def test_logs_that_are_no_scalars(tmp_path):
     """A metric of a vector, a string; what is not plain is not kept."""
 
@@ -446,6 +450,7 @@ def test_saves_are_deleted_at_the_end(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+@slow_to_compile
 def test_a_finished_run_is_not_trained_again_and_can_be_longer(tmp_path):
     keep = {"delete_checkpoint": False}
     done, history, _ = train(tmp_path / "a", arrays(), **keep)
@@ -464,6 +469,7 @@ def test_a_second_fit_of_the_model_begins_at_its_first_epoch(tmp_path):
     assert net.fit(**arrays(), epochs=1, verbose=0).epoch == [0]
 
 
+@slow_to_compile
 def test_averages_are_those_of_the_end(tmp_path):
     """Killed after the last epoch, before the averages become the weights."""
 

@@ -24,16 +24,21 @@ BACKEND = keras.config.backend()
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def over(names=None, cases=registry.CASES):
-    """A test of each case, of which all but `names` may be slow."""
+# One case of each kind of step.
+KINDS = "sam", "sam_every_2", "mix_up", "masked"
+
+
+def is_slow(case):
+    """Where a step is compiled before it runs: all but one of each kind."""
+    return case.slow or (BACKEND != "torch" and case.name not in KINDS)
+
+
+def over(cases, is_slow):
     return pytest.mark.parametrize(
         "case",
         [
             pytest.param(
-                case,
-                marks=[pytest.mark.slow]
-                if case.slow or (names and case.name not in names)
-                else [],
+                case, marks=[pytest.mark.slow] if is_slow(case) else []
             )
             for case in cases
         ],
@@ -41,15 +46,10 @@ def over(names=None, cases=registry.CASES):
     )
 
 
-each_case = over()
-# For what depends on the step, not on the part in it. Where a step is compiled
-# before it runs, `make test` takes one case of each kind of step.
-each_step = over(
-    None
-    if BACKEND == "torch"
-    else ["sam", "sam_every_2", "mix_up", "masked", "pc_grad"],
-    [*registry.CASES, *registry.NETWORKS],
-)
+each_case = over(registry.CASES, lambda case: case.slow)
+# For what depends on the step, not on the part in it.
+each_kind = over(registry.CASES, is_slow)
+each_step = over([*registry.CASES, *registry.NETWORKS], is_slow)
 
 
 def assert_same(a, b):
@@ -91,7 +91,7 @@ def test_the_null_setting_is_exact(case):
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is traced")
-@each_case
+@each_kind
 def test_fit_twice_traces_once(case):
     traces = []
 
@@ -270,7 +270,7 @@ def test_saved_and_resumed_in_a_fresh_process(slow, tmp_path):
     """The other half of each run, bit for bit, where nothing is registered."""
     expected = {}
     for case in registry.BY_NAME.values():
-        if case.slow != slow:
+        if is_slow(case) != slow:
             continue
         model = attached(case)
         fit(model, case, epochs=2)

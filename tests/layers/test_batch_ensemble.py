@@ -260,6 +260,7 @@ def set_by_hand(plain, ours, member, factors):
         v.assign(value.astype("float32"))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("name", CASES)
 def test_a_member_is_a_plain_layer_with_a_kernel_of_its_own(name, rank):
@@ -313,6 +314,7 @@ def test_a_dense_step_is_that_of_float64():
         )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", CASES)
 def test_one_member_of_ones_is_the_plain_layer(name):
     cls, arguments, options, shape, _ = CASES[name]
@@ -371,6 +373,7 @@ NORMS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NORMS)
 def test_a_member_is_normalized_by_itself(name, training):
@@ -442,6 +445,7 @@ def test_what_fast_weights_begin_with():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", [*CASES, *NORMS])
 def test_saved_and_loaded(name, tmp_path):
     if name in CASES:

@@ -100,6 +100,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_with_kernels_are_masked_exactly(name):
     make, shape = LAYERS[name]

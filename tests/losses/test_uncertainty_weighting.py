@@ -14,6 +14,7 @@ from tests.losses import reference
 from tests.losses.test_weightings import KINDS
 from tests.losses.test_weightings import compiled
 from tests.losses.test_weightings import fit
+from tests.running import slow_to_compile
 
 UncertaintyWeighting = dlkit.losses.UncertaintyWeighting
 
@@ -42,6 +43,7 @@ def test_the_formula():
         dlkit.ops.uncertainty_weighted(losses, s, ["regression", "mse"])
 
 
+@slow_to_compile
 def test_known_noise_is_found():
     """Gal's experiment: two regressions with noise of sigma 10 and 1."""
     rng = np.random.default_rng(0)
@@ -115,6 +117,7 @@ def decaying(name):
     return kind(learning_rate=1e-6, weight_decay=1e4, **more)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", [*WITH_DECAY, *WRAPPED])
 def test_not_decayed(name, tmp_path):
     """Whatever the optimizer, and after loading, too."""

@@ -147,6 +147,7 @@ def fit(model, epochs=3, **arguments):
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", METHODS)
 def test_against_numpy(name):
     part, method = METHODS[name]
@@ -168,6 +169,7 @@ def test_against_numpy(name):
         assert any(max(abs(w - 1)) > 1e-2 for w in expected.logged)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["uncertainty", "famo", "pc_grad"])
 def test_options_of_keras(name):
     """Steps an execution, a scaler and XLA change nothing."""
@@ -188,6 +190,7 @@ def test_options_of_keras(name):
             )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["uncertainty", "pc_grad", "famo"])
 def test_with_sam(name):
     """A tiny rho is none; a large one makes a difference."""
@@ -319,6 +322,7 @@ def test_projections_of_three_tasks():
     assert len(found) > 2
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", METHODS)
 def test_saved_and_resumed(name, tmp_path):
     """Two epochs, saved, loaded and one more: as three in one go."""

@@ -137,6 +137,7 @@ def flat(structure):
     return keras.tree.flatten(structure)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", NETS)
 def test_members_are_plain_models_of_keras(name, tmp_path):
     net, x = NETS[name]()
@@ -193,6 +194,7 @@ def fast_of(model, name):
     return [a.astype("float64") for a in arrays(values)]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     "member_batches, rows",
@@ -243,6 +245,7 @@ def coupled(y_true, y_pred):
     return ops.square(ops.mean(y_true) - ops.mean(y_pred[:, 0]))
 
 
+@pytest.mark.sampled
 @keras.saving.register_keras_serializable("tests")
 class Contrast(keras.losses.Loss):
     def call(self, y_true, y_pred):

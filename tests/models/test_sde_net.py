@@ -8,6 +8,7 @@ from keras import layers
 from keras import ops
 
 import keras_dlkit as dlkit
+from tests.running import slow_to_compile
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(24, 4)).astype("float32")
@@ -159,6 +160,7 @@ def test_noise_reaches_the_stem_and_not_the_diffusion():
     assert min(moved[i] for i in TASK) > 1e-4
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("alternating", [False, True])
 def test_fit_trains_with_noise(alternating):
     def trained(sigma):
@@ -189,6 +191,7 @@ def test_every_pass_of_fit_is_one_of_training(alternating):
     assert len(seen) >= 2 + alternating and all(seen)
 
 
+@slow_to_compile
 def test_the_diffusion_learns_what_is_known():
     keras.utils.set_random_seed(0)
     stem = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
@@ -228,6 +231,7 @@ def test_uncertainty_without_noise_is_the_prediction():
     np.testing.assert_allclose(found["total"], -(p * np.log(p)).sum(1), 1e-4)
 
 
+@slow_to_compile
 def test_regression():
     model = compiled(
         loss=dlkit.losses.GaussianNegativeLogLikelihood(),
@@ -271,6 +275,7 @@ class Batches:
         return 10.0 * index + np.zeros((4, 4)), np.zeros(4)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "ood",
     [
@@ -414,6 +419,7 @@ def test_sigma_schedule():
         schedule(0.5)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("ood", ["gaussian", np.ones((6, 4))])
 @pytest.mark.parametrize("alternating", [False, True])
 def test_resumed_in_the_middle(tmp_path, ood, alternating):
@@ -515,6 +521,7 @@ def test_attached_with_sam_and_mix_up():
     assert all((a != b).any() for a, b in zip(weights(model), before))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)

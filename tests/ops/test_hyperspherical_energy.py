@@ -61,6 +61,7 @@ def by_hand(
     return np.mean(energies)
 
 
+@pytest.mark.sampled
 @compiled
 @pytest.mark.parametrize("formula", FORMULAS, ids=str)
 def test_it_is_the_mean_over_pairs(formula, compiled):
@@ -72,6 +73,7 @@ def test_it_is_the_mean_over_pairs(formula, compiled):
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("half_space", [False, True])
 @pytest.mark.parametrize(
     ("block_size", "compiled"),
@@ -207,6 +209,7 @@ def kernels_at_the_edge():
     }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "formula", [*FORMULAS, {"epsilon": 1e-4, "angular": True}], ids=str
 )

@@ -14,6 +14,7 @@ from tests.optimizers.comparison import fit
 from tests.optimizers.comparison import make_batches
 from tests.optimizers.comparison import make_net
 from tests.optimizers.comparison import numpy_run
+from tests.running import slow_to_compile
 
 SETTINGS = {
     "plain": {},
@@ -43,6 +44,7 @@ def check(setting, inner="momentum", weighted=False):
     assert distance(plain, expected) > 1e-3
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_match_float64(setting):
     check(SETTINGS[setting])
@@ -221,6 +223,7 @@ def test_gradients_without_variables():
         dlkit.optimizers.SAM("sgd").apply([keras.ops.ones(2)])
 
 
+@slow_to_compile
 def test_masks_of_micro_batches():
     """Metrics of masked time steps see the mask of the whole batch."""
     rng = np.random.default_rng(0)

@@ -94,12 +94,14 @@ def check(name, setting, inner="momentum", weighted=False):
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", METHODS)
 def test_settings_match_float64(name, setting):
     check(name, SETTINGS[setting])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("inner", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("name", ["gsam", "friendly", "look"])
 def test_inner_optimizers_match_float64(name, inner):
