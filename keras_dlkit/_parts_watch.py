@@ -21,42 +21,48 @@ class LossWatch(keras.callbacks.Callback):
     """Says once if a loss is lower than the weighting can take.
 
     As soon as the logs of the first step say so, where they have the losses
-    of the outputs; else after the epoch, from the least losses of its steps.
+    that the weighting gets; else after the epoch.
     """
 
     # Within an epoch it reads logs alone. Else JAX would wait for each step.
     async_safe = True
 
-    def __init__(self, weighting):
-        super().__init__()
-        self.weighting = weighting
-        self.is_first = True
+    def on_train_begin(self, logs=None):
+        weights = self.model.compile_arguments()["loss_weights"]
+        self.is_first = weights is None  # Keras logs losses without them
 
     def on_train_batch_end(self, batch, logs=None):
         # Not `batch == 0`: with `steps_per_execution` it may be a later one.
         if self.is_first:
             self.is_first = False
-            names = self.weighting.names
-            self._look([logs.get(f"{n}_loss", math.inf) for n in names])
+            weighting = self.model.task_weighting
+            names = weighting.names
+            warn_of(weighting, [logs.get(f"{n}_loss", math.inf) for n in names])
 
     def on_epoch_end(self, epoch, logs=None):
-        bounds = self.weighting.lowest_losses()
-        self._look(bounds + ops.convert_to_numpy(self.weighting.excess))
+        warn_of_steps(self.model.task_weighting)
 
-    def _look(self, losses):
-        weighting = self.weighting
-        rows = zip(weighting.names, losses, weighting.lowest_losses())
-        below = {n: float(loss) for n, loss, bound in rows if loss < bound}
-        if below and weighting.needs_positive:
-            weighting.needs_positive = False
-            warnings.warn(
-                f"{type(weighting).__name__} is made for losses that are not "
-                "negative, or not below `lower_bounds` where it has them: the "
-                "weight of one that is grows without bound, or means nothing. "
-                f"Received: {below}. Use a loss with a lower bound of zero, or "
-                "fixed `loss_weights`.",
-                stacklevel=2,
-            )
+
+def warn_of_steps(weighting):
+    """Looks at the least losses of the steps until now."""
+    if weighting is not None and weighting.needs_positive:
+        excess = ops.convert_to_numpy(weighting.excess)
+        warn_of(weighting, weighting.lowest_losses() + excess)
+
+
+def warn_of(weighting, losses):
+    rows = zip(weighting.names, losses, weighting.lowest_losses())
+    below = {n: float(loss) for n, loss, bound in rows if loss < bound}
+    if below and weighting.needs_positive:
+        weighting.needs_positive = False
+        warnings.warn(
+            f"{type(weighting).__name__} is made for losses that are not "
+            "negative, or not below `lower_bounds` where it has them: the "
+            "weight of one that is grows without bound, or means nothing. "
+            f"Received: {below}. Use a loss with a lower bound of zero, or "
+            "fixed `loss_weights`.",
+            stacklevel=2,
+        )
 
 
 def with_watch(model, callbacks):
@@ -65,7 +71,7 @@ def with_watch(model, callbacks):
     if any(part.follows_epochs for part in model.parts):
         watches.append(EpochWatch())
     if model.task_weighting is not None and model.task_weighting.needs_positive:
-        watches.append(LossWatch(model.task_weighting))
+        watches.append(LossWatch())
     if not watches:
         return callbacks
     if isinstance(callbacks, keras.callbacks.CallbackList):

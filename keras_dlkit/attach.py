@@ -25,6 +25,7 @@ from keras_dlkit._admission import takes_training
 from keras_dlkit._answers import Answers
 from keras_dlkit._export import export
 from keras_dlkit._hidden_mixing import HiddenMixing
+from keras_dlkit._parts_watch import warn_of_steps
 from keras_dlkit._parts_watch import with_watch
 from keras_dlkit._random_state import RandomState
 from keras_dlkit._recorded_loss import given
@@ -418,7 +419,9 @@ class Attached(TrainStep, Answers, keras.Model):
     def train_on_batch(self, x, y=None, *args, **kwargs):
         self._check_targets(y)
         self._build_optimizer()
-        return super().train_on_batch(x, y, *args, **kwargs)
+        logs = super().train_on_batch(x, y, *args, **kwargs)
+        warn_of_steps(self.task_weighting)
+        return logs
 
     def test_on_batch(self, x, y=None, *args, **kwargs):
         self._check_targets(y)

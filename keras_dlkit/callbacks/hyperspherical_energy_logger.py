@@ -4,6 +4,7 @@ import re
 
 import keras
 
+from keras_dlkit.regularizers.compressive_energy import CompressiveEnergy
 from keras_dlkit.regularizers.regularize import find_energy
 
 
@@ -13,7 +14,8 @@ class HypersphericalEnergyLogger(keras.callbacks.Callback):
     At the end of each epoch the energies, without the factor, of the kernels
     that are not frozen (under LoRA: of the kernel in effect) go into the
     logs as `energy/<path of the kernel>`, and so into the history and to the
-    callbacks that come after this one. In high dimensions they move little:
+    callbacks that come after this one. Those of a `CompressiveEnergy` are
+    energies of the neurons as they are, not of their projections. In high dimensions they move little:
     what counts is the distance to the least energy possible, not the size.
 
     State: none.
@@ -21,8 +23,9 @@ class HypersphericalEnergyLogger(keras.callbacks.Callback):
     Cost: the energies once more an epoch.
 
     Raises:
-        ValueError: At the start of `fit`, for a model that has no kernel with
-            a `keras_dlkit.regularizers.HypersphericalEnergy`.
+        ValueError: At the start of `fit`, for a model without a
+            `keras_dlkit.regularizers.HypersphericalEnergy` or
+            `CompressiveEnergy`.
 
     Example:
 
@@ -47,20 +50,35 @@ class HypersphericalEnergyLogger(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs=None):
-        if self.model.built and not _regularized(self.model.weights):
+        model = self.model
+        if _compressive(model) or not model.built:
+            return
+        if not _regularized(model.weights):
             raise ValueError(
                 "`HypersphericalEnergyLogger` needs a model with a kernel that"
-                " has a `HypersphericalEnergy`: see `kernel_regularizer=` and "
-                "`keras_dlkit.regularizers.regularize`. Received: the model "
-                f"{self.model.name!r}, which has none"
+                " has a `HypersphericalEnergy`, see `kernel_regularizer=` and "
+                "`keras_dlkit.regularizers.regularize`, or one with a "
+                "`CompressiveEnergy` by `keras_dlkit.attach`. Received: the "
+                f"model {model.name!r}, which has none"
             )
 
     def on_epoch_end(self, epoch, logs=None):
+        if logs is None:
+            return
+        energies = {}
+        for part in _compressive(self.model):
+            energies.update(part.energies(self.model.model))
         for variable in _regularized(self.model.trainable_variables):
             energy = find_energy(variable.regularizer).energy(variable)
-            if energy is not None and logs is not None:
-                energy = keras.ops.convert_to_numpy(energy)
-                logs[f"energy/{_path_of_kernel(variable)}"] = float(energy)
+            if energy is not None:
+                energies[_path_of_kernel(variable)] = energy
+        for path, energy in energies.items():
+            logs[f"energy/{path}"] = float(keras.ops.convert_to_numpy(energy))
+
+
+def _compressive(model):
+    parts = getattr(model, "parts", ())
+    return [part for part in parts if isinstance(part, CompressiveEnergy)]
 
 
 def _regularized(variables):

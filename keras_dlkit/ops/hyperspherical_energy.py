@@ -8,6 +8,7 @@ from keras import ops
 from keras_dlkit import _checks
 from keras_dlkit._papers import Paper
 from keras_dlkit._papers import cites
+from keras_dlkit.ops._dtypes import as_dtype
 from keras_dlkit.ops._dtypes import wide_dtype
 
 # Squared distances below this count as this: in float32, 2 - 2 cos of two
@@ -107,7 +108,7 @@ def hyperspherical_energy(
         return ops.sum(vectors[1:])
     vectors = _directions(vectors, epsilon)
     settings = {"power": power, "half_space": half_space, "angular": angular}
-    total = _pair_sum(vectors, settings, block_size)
+    total = _pair_sum(vectors, settings, block_size, has_unit_rows=not epsilon)
     return _mean_of_pairs(total, vectors, epsilon, settings)
 
 
@@ -117,7 +118,7 @@ def mean_energy(vectors, settings):
     if neurons == 1:
         return ops.sum(vectors[:, 1:])
     vectors = _directions(vectors, 0.0)
-    cosine = ops.matmul(vectors, ops.transpose(vectors, (0, 2, 1)))
+    cosine = vectors @ ops.transpose(vectors, (0, 2, 1))
     # Each pair is there twice, and each vector with itself.
     weights = 0.5 * (1.0 - ops.eye(neurons, dtype=vectors.dtype))
     total = ops.sum(weights * _energy(cosine, **settings))
@@ -130,10 +131,11 @@ def _mean_of_pairs(total, vectors, epsilon, settings, sets=1):
     neurons = vectors.shape[0] // sets
     if not settings["half_space"]:
         return total / (sets * neurons * (neurons - 1) / 2)
-    # `(i, j)` and `(-i, -j)`, `(i, -j)` and `(-i, j)`; then `(i, -i)`.
-    total = 2 * total + _own_pairs(vectors, epsilon, settings)
     # A float: it may be too large for an integer of 32 bits.
-    return total / float(sets * neurons * (2 * neurons - 1))
+    pairs = float(sets * neurons * (2 * neurons - 1))
+    # `(i, j)` and `(-i, -j)`, `(i, -j)` and `(-i, j)`; then `(i, -i)`.
+    own = _own_pairs(vectors, epsilon, settings) / pairs
+    return total * (2 / pairs) + own
 
 
 def check_energy(power, axis, epsilon, block_size):
@@ -163,7 +165,7 @@ def kernel_rows(kernel, axis):
         )
     neurons = math.prod(kernel.shape[a] for a in neuron_axes)
     kernel = ops.transpose(kernel, neuron_axes + weight_axes)
-    return ops.cast(ops.reshape(kernel, (neurons, -1)), wide_dtype(kernel))
+    return as_dtype(ops.reshape(kernel, (neurons, -1)), wide_dtype(kernel))
 
 
 def _directions(vectors, epsilon):
@@ -183,12 +185,12 @@ def _directions(vectors, epsilon):
     return vectors * ops.rsqrt(ops.where(alive, squares, 1.0))
 
 
-def _pair_sum(vectors, settings, block_size):
+def _pair_sum(vectors, settings, block_size, has_unit_rows):
     """Sum of the energy over pairs of rows; see `_energy`."""
     neurons = vectors.shape[0]
     blocks = -(-neurons // min(block_size or BLOCK_SIZE, neurons))
     energy, gradient = (
-        _of_one_block(settings)
+        _of_one_block(settings, has_unit_rows)
         if blocks == 1
         else _around_the_circle(*vectors.shape, blocks, settings)
     )
@@ -206,19 +208,20 @@ def _pair_sum(vectors, settings, block_size):
     return pair_sum(vectors)
 
 
-def _of_one_block(settings):
+def _of_one_block(settings, has_unit_rows):
     """The sum, and its gradient over the power, as functions of all rows."""
 
     def cosines(vectors):
-        return ops.matmul(vectors, ops.transpose(vectors))
+        return vectors @ ops.transpose(vectors)
 
     def energy(vectors):
         return ops.sum(ops.tril(_energy(cosines(vectors), **settings), -1))
 
     def gradient(vectors):
         slope = _slope(cosines(vectors), **settings)
-        others = 1.0 - ops.eye(vectors.shape[0], dtype=vectors.dtype)
-        return ops.matmul(others * slope, vectors)
+        if not has_unit_rows:  # of those a row has no slope to itself
+            slope *= 1.0 - ops.eye(vectors.shape[0], dtype=vectors.dtype)
+        return slope @ vectors
 
     return energy, gradient
 
@@ -228,8 +231,8 @@ def _around_the_circle(neurons, dimension, blocks, settings):
 
     The rows stand in a circle of an odd number of blocks. Each block meets
     itself and the half of the circle behind it, so that of the two blocks of
-    a pair one meets the other. The circle turns by a block at a time: the
-    shapes stay the same, as a compiled loop needs it.
+    a pair one meets the other: as many rows each time, as a compiled loop
+    needs it.
     """
     blocks += 1 - blocks % 2
     size = -(-neurons // blocks)
@@ -247,44 +250,47 @@ def _around_the_circle(neurons, dimension, blocks, settings):
         weights = ops.where(ops.arange(size)[:, None] == index, 0.0, weights)
         return ops.cast(weights, dtype)
 
-    def turned(circle):
-        return ops.concatenate([circle[size:], circle[:size]])
-
-    def around(add_block, vectors, total):
+    def meeting(vectors):
+        """A function of a block's number to the block and those it meets."""
         circle = ops.pad(vectors, [[0, padding], [0, 0]])
-        return ops.fori_loop(0, blocks, add_block, (circle, total))[1]
+        circle = ops.concatenate([circle, circle[:half]])
+
+        def rows(number):
+            met = ops.slice(circle, (number * size, 0), (half, dimension))
+            return met[:size], met
+
+        return rows
 
     def energy(vectors):
-        weights = met_weights(vectors.dtype)
+        rows, weights = meeting(vectors), met_weights(vectors.dtype)
 
-        def add_block(_, carry):
-            circle, total = carry
-            cosine = ops.matmul(circle[:size], ops.transpose(circle[:half]))
-            total = total + ops.sum(weights * _energy(cosine, **settings))
-            return turned(circle), total
+        def add_block(number, total):
+            block, met = rows(number)
+            cosine = block @ ops.transpose(met)
+            return total + ops.sum(weights * _energy(cosine, **settings))
 
         zero = ops.zeros((), dtype=vectors.dtype)
-        return around(add_block, vectors, zero) - of_padding
+        return ops.fori_loop(0, blocks, add_block, zero) - of_padding
 
     def gradient(vectors):
-        weights = met_weights(vectors.dtype)
+        rows, weights = meeting(vectors), met_weights(vectors.dtype)
 
-        def add_block(_, carry):
-            circle, total = carry
-            block, met = circle[:size], circle[:half]
-            cosine = ops.matmul(block, ops.transpose(met))
+        def add_block(number, total):
+            # The rows of `total` turn, a block at a time: this one's are first.
+            block, met = rows(number)
+            cosine = block @ ops.transpose(met)
             slope = weights * _slope(cosine, **settings)
-            of_block = ops.matmul(slope, met)
-            of_met = ops.matmul(ops.transpose(slope), block)
+            of_block = slope @ met
+            of_met = ops.transpose(slope) @ block
             parts = [
                 total[size:half] + of_met[size:],
                 total[half:],
                 total[:size] + of_met[:size] + of_block,
             ]
-            return turned(circle), ops.concatenate(parts)
+            return ops.concatenate(parts)
 
         zeros = ops.zeros((blocks * size, dimension), dtype=vectors.dtype)
-        return around(add_block, vectors, zeros)[:neurons]
+        return ops.fori_loop(0, blocks, add_block, zeros)[:neurons]
 
     return energy, gradient
 
@@ -292,10 +298,8 @@ def _around_the_circle(neurons, dimension, blocks, settings):
 def _own_pairs(vectors, epsilon, settings):
     """Sum of the energy over the pairs of a row and its negative."""
     opposite = _energy_of_angle(1.0, settings)
-    right = _energy_of_angle(0.5, settings)
-    if not epsilon:  # of unit length, or zeros
-        lengths = ops.sum(ops.square(ops.stop_gradient(vectors)))
-        return lengths * (opposite - right) + vectors.shape[0] * right
+    if not epsilon:
+        return vectors.shape[0] * opposite
     squares = ops.sum(ops.square(vectors), axis=1)
     # Constant where the angle has an infinite slope.
     short = squares < LIMIT

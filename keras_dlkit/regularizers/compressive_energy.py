@@ -1,5 +1,7 @@
 """Compressive minimum hyperspherical energy, CoMHE (Lin et al., 2020)."""
 
+from typing import Any
+
 import keras
 
 from keras_dlkit import _checks
@@ -118,30 +120,35 @@ class CompressiveEnergy(WeightPenalty):
         kernels = selected_kernels(model, self.include, self.exclude)
         if self.factor == 0:
             return keras.ops.zeros(())
-        energies = [self._energy(k) for k in kernels if _is_trained(k)]
+        energies = [
+            self._projected_energy(_value(k), k.axis)
+            for k in kernels
+            if _is_trained(k)
+        ]
         if not energies:
             return keras.ops.zeros(())
         return self.factor * keras.ops.sum(keras.ops.stack(energies))
 
-    def _energy(self, kernel):
-        value = keras.ops.convert_to_tensor(
-            kernel_in_effect(kernel.layer)
-            if _is_adapted(kernel)
-            else kernel.variable
-        )
-        weights = kernel_rows(value, kernel.axis).shape[1]
-        if weights <= self.dimension:
-            return hyperspherical_energy(
-                value, axis=kernel.axis, **self.settings
+    def energies(self, model: keras.Model) -> dict[str, Any]:
+        """The energy of each kernel without projection, by its path."""
+        return {
+            k.path: hyperspherical_energy(
+                _value(k), axis=k.axis, **self.settings
             )
+            for k in selected_kernels(model, self.include, self.exclude)
+            if _is_trained(k)
+        }
+
+    def _projected_energy(self, value, axis):
+        weights = kernel_rows(value, axis).shape[1]
+        if weights <= self.dimension:
+            return hyperspherical_energy(value, axis=axis, **self.settings)
         matrices = keras.random.normal(
             (self.projections, weights, self.dimension),
             dtype="float32",
             seed=self.seed_generator,
         )
-        return compressive_energy(
-            value, matrices, axis=kernel.axis, **self.settings
-        )
+        return compressive_energy(value, matrices, axis=axis, **self.settings)
 
     def get_config(self):
         return {
@@ -154,6 +161,14 @@ class CompressiveEnergy(WeightPenalty):
             "exclude": self.exclude,
             "seed": self.seed,
         }
+
+
+def _value(kernel):
+    return keras.ops.convert_to_tensor(
+        kernel_in_effect(kernel.layer)
+        if _is_adapted(kernel)
+        else kernel.variable
+    )
 
 
 def _is_adapted(kernel):

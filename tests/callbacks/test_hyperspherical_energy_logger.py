@@ -39,6 +39,21 @@ def test_of_an_attached_model_too():
     assert any(key.startswith("energy/") for key in history)
 
 
+def test_of_a_compressive_energy_without_projection():
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(5)])
+    net.add(layers.Dense(3, trainable=False))
+    part = dlkit.regularizers.CompressiveEnergy(dimension=2, power=1)
+    history = fit(dlkit.attach(net, part))
+    kernel = net.layers[0].kernel
+    assert set(history) == {f"energy/{kernel.path}", "loss"}
+    energy = dlkit.ops.hyperspherical_energy(kernel, power=1)
+    np.testing.assert_allclose(
+        history[f"energy/{kernel.path}"][-1],
+        ops.convert_to_numpy(energy),
+        rtol=1e-6,
+    )
+
+
 def test_nothing_to_log():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     with pytest.raises(ValueError, match="which has none"):

@@ -285,19 +285,39 @@ def test_negative_losses_are_said_once():
     assert sum("not negative" in str(w.message) for w in caught) == 1
 
 
-def test_losses_below_their_bounds():
+@pytest.mark.parametrize("loss_weights", [None, 0.5])
+@pytest.mark.parametrize("method", ["fit", "train_on_batch"])
+def test_losses_below_their_bounds(method, loss_weights):
     """Of the one output, which Keras logs no loss of its own for."""
     inputs = keras.Input((4,))
     net = keras.Model(inputs, layers.Dense(1, name="a")(inputs))
     model = dlkit.attach(net, dlkit.losses.FAMO(lower_bounds={"a": -2.0}))
-    model.compile("sgd", loss=lambda y, p: 0.0 * p + y)
+    model.compile(
+        "sgd", loss=lambda y, p: 0.0 * p + y, loss_weights=loss_weights
+    )
     said = []
     for loss in (-1.0, -3.0, -3.0):
+        y = np.full((8, 1), loss / (loss_weights or 1.0))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            model.fit(np.ones((8, 4)), np.full((8, 1), loss), verbose=0)
+            getattr(model, method)(np.ones((8, 4)), y)
         said.append(sum("'a': -3.0" in str(w.message) for w in caught))
     assert said == [0, 1, 0]
+
+
+def test_losses_are_looked_at_with_their_weights():
+    """Keras logs them without: `a` is below its bound only in its log."""
+    x, a, b = reference.data()
+    weighting = dlkit.losses.FAMO(lower_bounds={"a": -1.0, "b": -1.0})
+    model = dlkit.attach(reference.network(), weighting)
+    model.compile(
+        "sgd",
+        loss={name: lambda y, p: 0.0 * p - 1.5 for name in "ab"},
+        loss_weights={"a": 0.5, "b": 0.5},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(x, {"a": a, "b": b}, verbose=0)
 
 
 def test_of_a_trained_model():

@@ -46,6 +46,44 @@ def differentiated(function, compiled=False):
     return arrays
 
 
+def differentiated_twice(function):
+    """A function of arrays `x` and `v` to the Hessian of `function` times `v`.
+
+    In reverse mode both times.
+    """
+    if BACKEND == "torch":
+        import torch
+
+        def product(x, v):
+            x.requires_grad_()
+            (slope,) = torch.autograd.grad(function(x), x, create_graph=True)
+            return torch.autograd.grad(slope, x, v)[0]
+
+    elif BACKEND == "jax":
+        import jax
+
+        def product(x, v):
+            return jax.vjp(jax.grad(function), x)[1](v)[0]
+
+    else:
+        import tensorflow as tf
+
+        def product(x, v):
+            with tf.GradientTape() as outer:
+                outer.watch(x)
+                with tf.GradientTape() as inner:
+                    inner.watch(x)
+                    value = function(x)
+                slope = inner.gradient(value, x)
+            return outer.gradient(slope, x, v)
+
+    def arrays(*values):
+        tensors = [ops.convert_to_tensor(v, dtype="float32") for v in values]
+        return np.asarray(ops.convert_to_numpy(product(*tensors)), "float64")
+
+    return arrays
+
+
 def central_differences(function, x, step=1e-5):
     """The gradient of a function of a float64 array."""
     gradient = np.zeros_like(x)

@@ -9,6 +9,7 @@ import keras_dlkit as dlkit
 from tests.ops.gradients import BACKEND
 from tests.ops.gradients import central_differences
 from tests.ops.gradients import differentiated
+from tests.ops.gradients import differentiated_twice
 
 KERNEL = np.random.default_rng(0).normal(size=(5, 7))
 FORMULAS = [
@@ -70,6 +71,24 @@ def test_it_is_the_mean_over_pairs(formula, compiled):
     expected = central_differences(lambda x: by_hand(x, **formula), KERNEL)
     np.testing.assert_allclose(
         gradient, expected, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("formula", FORMULAS, ids=str)
+def test_the_gradient_has_a_gradient(formula):
+    direction = np.random.default_rng(2).normal(size=KERNEL.shape)
+
+    def slope(kernel):
+        return central_differences(lambda x: by_hand(x, **formula), kernel)
+
+    twice = differentiated_twice(
+        lambda x: dlkit.ops.hyperspherical_energy(x, block_size=2, **formula)
+    )
+    step = 1e-4 * direction
+    expected = (slope(KERNEL + step) - slope(KERNEL - step)) / 2e-4
+    np.testing.assert_allclose(
+        twice(KERNEL, direction), expected, atol=1e-4 * np.abs(expected).max()
     )
 
 
@@ -267,8 +286,11 @@ def test_narrow_kernels_are_computed_in_float32(dtype):
 @pytest.mark.skipif(BACKEND == "jax", reason="float64 is off by default")
 def test_float64_stays():
     kernel = ops.convert_to_tensor(KERNEL, dtype="float64")
-    value = dlkit.ops.hyperspherical_energy(kernel)
-    assert keras.backend.standardize_dtype(value.dtype) == "float64"
+    for block_size in (None, 2):
+        value = dlkit.ops.hyperspherical_energy(kernel, block_size=block_size)
+        assert keras.backend.standardize_dtype(value.dtype) == "float64"
+        expected = by_hand(KERNEL)
+        assert float(value) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="only JAX tells before it runs")
