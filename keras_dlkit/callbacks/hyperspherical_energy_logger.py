@@ -15,8 +15,9 @@ class HypersphericalEnergyLogger(keras.callbacks.Callback):
     that are not frozen (under LoRA: of the kernel in effect) go into the
     logs as `energy/<path of the kernel>`, and so into the history and to the
     callbacks that come after this one. Those of a `CompressiveEnergy` are
-    energies of the neurons as they are, not of their projections. In high dimensions they move little:
-    what counts is the distance to the least energy possible, not the size.
+    energies of the neurons as they are, not of their projections. In high
+    dimensions they move little: what counts is the distance to the least
+    energy possible, not the size.
 
     State: none.
     Runs: at the end of each epoch.

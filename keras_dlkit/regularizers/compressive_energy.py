@@ -106,7 +106,7 @@ class CompressiveEnergy(WeightPenalty):
             "projections", projections, at_least=1
         )
         check_energy(power, -1, 0.0, None)
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "power": power,
             "half_space": bool(half_space),
             "angular": bool(angular),

@@ -316,7 +316,7 @@ def test_losses_are_looked_at_with_their_weights():
         loss_weights={"a": 0.5, "b": 0.5},
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         model.fit(x, {"a": a, "b": b}, verbose=0)
 
 
