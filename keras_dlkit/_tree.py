@@ -10,6 +10,8 @@ def map_leaves(function, structure):
 
 def map_with_path(function, structure):
     """`function(path, leaf)`, the path a tuple of keys and indices."""
+    if not tree.is_nested(structure):  # of one tensor it takes no time
+        return None if structure is None else function((), structure)
     leaves = tree.flatten_with_path(structure)
     return tree.pack_sequence_as(
         structure,

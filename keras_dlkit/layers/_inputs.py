@@ -22,8 +22,10 @@ def as_keys(inputs):
 
 def map_inputs(function, x, keys):
     """`function(input, path)` over the entries of `x` that `keys` names."""
+    if keys is None:
+        return map_with_path(lambda path, leaf: function(leaf, path), x)
     present = [path[0] for path, _ in tree.flatten_with_path(x) if path]
-    unknown = [key for key in keys or () if key not in present]
+    unknown = [key for key in keys if key not in present]
     if unknown:
         raise ValueError(
             "`inputs` must name entries of `x`. Received: "
@@ -32,9 +34,7 @@ def map_inputs(function, x, keys):
         )
 
     def change(path, leaf):
-        if keys is None or (path and path[0] in keys):
-            return function(leaf, path)
-        return leaf
+        return function(leaf, path) if path and path[0] in keys else leaf
 
     return map_with_path(change, x)
 
