@@ -18,12 +18,16 @@ from keras_dlkit.regularizers.weight_penalty import WeightPenalty
 
 # A model with one of these of its own trains in a way that `attach` would
 # silently replace.
-REFUSED = (
+STEPS = (
     "train_step",
     "test_step",
     "make_train_function",
     "make_test_function",
     "make_predict_function",
+    "stateless_compute_loss",  # on JAX, as the next
+    "compute_loss_and_updates",
+)
+LOOPS = (
     "fit",
     "evaluate",
     "predict",
@@ -52,7 +56,8 @@ def own(model, names):
     return [
         name
         for name in names
-        if getattr(type(model), name, None) is not getattr(keras.Model, name)
+        if getattr(type(model), name, None)
+        is not getattr(keras.Model, name, None)
         or name in vars(model)
     ]
 
@@ -67,7 +72,19 @@ def takes_training(function):
 
 def is_hub_task(model):
     """Whether it is a task of KerasHub."""
-    return hasattr(model, "preprocess_samples")
+    return any(
+        _is_of("keras_hub", base) and hasattr(base, "preprocess_samples")
+        for base in type(model).__mro__
+    )
+
+
+def prepares_fit(model):
+    """Whether `prepare_fit` is all that its own `fit` does first."""
+    return _is_of("keras_dlkit", type(model).fit)
+
+
+def _is_of(package, value):
+    return value.__module__.startswith(f"{package}.")
 
 
 def check_model(model):
@@ -76,20 +93,28 @@ def check_model(model):
             "`attach` takes a `keras.Model`. "
             f"Received: model={model!r} of type {type(model)}"
         )
-    refused = own(model, REFUSED)
-    if type(model).fit.__module__.startswith("keras_dlkit."):
-        # `prepare_fit` is all that it does first, and `Attached.fit` too.
-        refused = [name for name in refused if name != "fit"]
+    loops = own(model, LOOPS)
+    if prepares_fit(model):  # and so does `Attached.fit`
+        loops.remove("fit")
     if is_hub_task(model):
-        # Its `fit`, `predict`, ... preprocess and do nothing else.
-        refused = [name for name in refused if name in REFUSED[:5]]
-        if getattr(model, "preprocessor", None) is not None:
+        # Those of KerasHub preprocess and do nothing else.
+        loops = [
+            name
+            for name in loops
+            if name in vars(model)
+            or not _is_of("keras_hub", getattr(type(model), name))
+        ]
+        preprocesses = type(model).preprocess_samples
+        if getattr(model, "preprocessor", None) is not None or not _is_of(
+            "keras_hub", preprocesses
+        ):
             warnings.warn(
                 f"{model.name!r} is attached as the network it is: map its "
                 "preprocessor in the data pipeline, "
                 "`dataset.map(task.preprocessor)`.",
                 stacklevel=3,
             )
+    refused = own(model, STEPS) + loops
     if refused:
         raise ValueError(
             "`attach` gives a model a training step, and this one has its own,"
@@ -135,6 +160,10 @@ def check_parts(parts, model):
         )
 
 
+class SparseLoss(ValueError):
+    """One that cannot take the targets that a part makes."""
+
+
 def check_losses(parts, arguments, outputs):
     """Raises for sparse losses and metrics of targets that become one-hot."""
     for part in parts:
@@ -144,7 +173,7 @@ def check_losses(parts, arguments, outputs):
             values = outputs.arranged(arguments.get(kind))
             for path, value in tree.flatten_with_path(values):
                 if _is_sparse(value) and _encodes(part, outputs.names_of(path)):
-                    raise ValueError(
+                    raise SparseLoss(
                         f"{type(part).__name__} turns integer targets into "
                         f"one-hot ones, which a sparse {kind} cannot take. "
                         f"Received: {kind}={value!r}. Use the categorical one "
@@ -161,6 +190,8 @@ def _encodes(part, names):
 
 def check_optimizer(parts, optimizer):
     """Raises for one within others, or that a part does not get on with."""
+    if optimizer is None:  # nothing is to be trained
+        return
     method = find_wrapper(optimizer, AttachedOptimizer)
     if method is None:
         _refuse_within(optimizer)
@@ -209,8 +240,8 @@ def _refuse_within(optimizer):
 def _is_sparse(value):
     if isinstance(value, str):
         return value.startswith("sparse_")
-    name = getattr(value, "__name__", type(value).__name__)
-    return name.lower().startswith("sparse")
+    kinds = [value] if hasattr(value, "__name__") else type(value).__mro__
+    return any(kind.__name__.lower().startswith("sparse") for kind in kinds)
 
 
 def drop_second_scaler(model):

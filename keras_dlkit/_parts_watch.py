@@ -24,23 +24,27 @@ class LossWatch(keras.callbacks.Callback):
     that the weighting gets; else after the epoch.
     """
 
-    # Within an epoch it reads logs alone. Else JAX would wait for each step.
+    # Within an epoch it reads logs alone, and not `self.model`. Else JAX would
+    # wait for each step.
     async_safe = True
 
-    def on_train_begin(self, logs=None):
-        weights = self.model.compile_arguments()["loss_weights"]
-        self.is_first = weights is None  # Keras logs losses without them
+    def __init__(self, weighting, looks_early):
+        super().__init__()
+        self.weighting = weighting
+        self.looks_early = looks_early
 
     def on_train_batch_end(self, batch, logs=None):
         # Not `batch == 0`: with `steps_per_execution` it may be a later one.
-        if self.is_first:
-            self.is_first = False
-            weighting = self.model.task_weighting
-            names = weighting.names
-            warn_of(weighting, [logs.get(f"{n}_loss", math.inf) for n in names])
+        if self.looks_early:
+            self.looks_early = False
+            names = self.weighting.names
+            warn_of(
+                self.weighting,
+                [logs.get(f"{name}_loss", math.inf) for name in names],
+            )
 
     def on_epoch_end(self, epoch, logs=None):
-        warn_of_steps(self.model.task_weighting)
+        warn_of_steps(self.weighting)
 
 
 def warn_of_steps(weighting):
@@ -71,7 +75,9 @@ def with_watch(model, callbacks):
     if any(part.follows_epochs for part in model.parts):
         watches.append(EpochWatch())
     if model.task_weighting is not None and model.task_weighting.needs_positive:
-        watches.append(LossWatch())
+        # Keras logs the losses without their weights.
+        is_weighted = model.compile_arguments()["loss_weights"] is not None
+        watches.append(LossWatch(model.task_weighting, not is_weighted))
     if not watches:
         return callbacks
     if isinstance(callbacks, keras.callbacks.CallbackList):

@@ -40,7 +40,25 @@ def optimizer(model, network):
     plain = innermost(model.optimizer)
     if len(model.trainable_variables) == len(network.trainable_variables):
         return plain
-    return type(plain).from_config(plain.get_config())
+    copy = type(plain).from_config(plain.get_config())
+    if plain.built:
+        with _keras.strategy_scope(network):
+            copy.build(network.trainable_variables)
+        _copy_state(plain, copy, network.trainable_variables)
+    return copy
+
+
+def _copy_state(source, target, variables):
+    if hasattr(source, "optimizers"):  # of `MultiOptimizer`
+        for pair in zip(source.optimizers, target.optimizers):
+            _copy_state(*pair, variables)
+    for variable in variables:
+        slots = [_keras.optimizer_slots(o, variable) for o in (target, source)]
+        for (_, new), (_, old) in zip(*slots):
+            new.assign(old)
+    for name, value in vars(source).items():
+        if isinstance(value, keras.Variable):  # the count of updates
+            vars(target)[name].assign(value)
 
 
 def unwrap_optimizer(model):

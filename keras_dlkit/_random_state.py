@@ -28,7 +28,9 @@ class RandomState(keras.layers.Layer):
             raise ValueError(
                 "The file must hold the random state of every seed generator "
                 f"of the model. Received: {saved} states for {len(states)} "
-                "generators: is it a file of this model?"
+                "generators: is it a file of this model, with these parts? "
+                "Weights alone are read by the network: "
+                "`model.model.load_weights(path, skip_mismatch=True)`."
             )
         for index, state in enumerate(states):
             state.assign(store[str(index)])

@@ -13,6 +13,7 @@ from keras_dlkit import _plain
 from keras_dlkit import _step_batch
 from keras_dlkit import _task_losses
 from keras_dlkit._admission import HONOURED
+from keras_dlkit._admission import SparseLoss
 from keras_dlkit._admission import check_losses
 from keras_dlkit._admission import check_model
 from keras_dlkit._admission import check_optimizer
@@ -21,6 +22,7 @@ from keras_dlkit._admission import delegates
 from keras_dlkit._admission import drop_second_scaler
 from keras_dlkit._admission import is_hub_task
 from keras_dlkit._admission import own
+from keras_dlkit._admission import prepares_fit
 from keras_dlkit._admission import takes_training
 from keras_dlkit._answers import Answers
 from keras_dlkit._export import export
@@ -50,9 +52,9 @@ def attach(
     """Gives a model a training step that can do what the parts need.
 
     Returns a `keras.Model` that holds yours, trains it in place and is used
-    in its stead: `compile`, `fit`, `evaluate`, `predict`, callbacks, `save`
-    and `keras.saving.load_model` are those of Keras. A batch part (as
-    `keras_dlkit.layers.MixUp`) is given here; an optimizer that takes two
+    in its stead (not as a layer of another): `compile`, `fit`, `evaluate`,
+    `predict`, callbacks, `save`, `load_model` are those of Keras. A batch part
+    (as `keras_dlkit.layers.MixUp`) is given here; an optimizer that takes two
     gradients (as `keras_dlkit.optimizers.SAM`) is given to `compile`.
 
     Args:
@@ -100,8 +102,7 @@ def attach(
             merged = Attached(
                 model.model, [*model.parts, *parts], name=name or model.name
             )
-        if model.compiled:
-            merged._take_over(model)
+        merged._take_over_or_refuse(model)
         return merged
     check_model(model)
     with _keras.strategy_scope(model):
@@ -199,13 +200,7 @@ class Attached(TrainStep, Answers, keras.Model):
         self._delegates = delegates(model)
         self.built = model.built
         self._refusal = None
-        if model.compiled:
-            try:
-                self._take_over(model)
-            except ValueError as error:
-                # A KerasHub task comes compiled with a sparse loss. Say so
-                # only if it is never compiled with another.
-                self._refusal = error
+        self._take_over_or_refuse(model)
 
     def call(self, inputs, training=None, **kwargs):
         for part in self.parts if training else ():
@@ -243,6 +238,15 @@ class Attached(TrainStep, Answers, keras.Model):
             _task_losses.prepare(self, arguments)
         super().compile(**arguments)
 
+    def _take_over_or_refuse(self, source):
+        if source.compiled:
+            try:
+                self._take_over(source)
+            except SparseLoss as error:
+                # A KerasHub task comes compiled with one. Say so only if it
+                # is never compiled with another.
+                self._refusal = error
+
     def _take_over(self, source):
         drop_second_scaler(source)
         arguments = (
@@ -251,6 +255,8 @@ class Attached(TrainStep, Answers, keras.Model):
             else _keras.compile_arguments(source)
         )
         arguments["optimizer"] = source.optimizer
+        # It has a scaler, or is to have none.
+        arguments["auto_scale_loss"] = False
         self._compile(**arguments)
         if self._delegates:
             _keras.share_compiled_state(source, self)
@@ -287,7 +293,8 @@ class Attached(TrainStep, Answers, keras.Model):
 
     def _build_optimizer(self):
         """Builds it as soon as the network is, if there is one."""
-        if self.compiled and self.built and not self.optimizer.built:
+        optimizer = self.optimizer if self.compiled else None
+        if optimizer and self.built and not optimizer.built:
             with self.creation_scope():
                 self.optimizer.build(self.trainable_variables)
             # A `MultiOptimizer` may know its parts only now.
@@ -295,11 +302,7 @@ class Attached(TrainStep, Answers, keras.Model):
         self._spare()
 
     def _spare(self):
-        """Has the weights of a task weighting not decayed.
-
-        Once the optimizer is built: a `MultiOptimizer` may know its parts only
-        then, and a network that builds itself has it built in the first step.
-        """
+        # Once it is built: a `MultiOptimizer` may know its parts only then.
         if self.task_weighting and self.optimizer and self.optimizer.built:
             _task_losses.spare(self.task_weighting, self.optimizer)
 
@@ -393,6 +396,11 @@ class Attached(TrainStep, Answers, keras.Model):
             return super().metrics
         return self.model.metrics
 
+    def get_metrics_result(self):
+        if not self._delegates:
+            return super().get_metrics_result()
+        return self.model.get_metrics_result()
+
     def reset_metrics(self):
         if not self._delegates:
             return super().reset_metrics()
@@ -407,8 +415,8 @@ class Attached(TrainStep, Answers, keras.Model):
             self._check_targets(y)
         # Now, not in the first step: what is wrong is said before it.
         self._build_optimizer()
-        prepare = getattr(self.model, "prepare_fit", lambda given: given)
-        arguments = prepare(arguments)
+        if prepares_fit(self.model):
+            arguments = self.model.prepare_fit(arguments)
         arguments["callbacks"] = with_watch(self, arguments["callbacks"])
         return super().fit(**arguments)
 

@@ -30,10 +30,29 @@ class OwnTest(keras.Sequential):
         return super().test_step(*args)
 
 
-@pytest.mark.parametrize(
-    ("cls", "name"),
-    [(OwnStep, "train_step"), (OwnFit, "fit"), (OwnTest, "test_step")],
-)
+class OwnGradient(keras.Sequential):
+    def stateless_compute_loss(self, *args, **kwargs):
+        return super().stateless_compute_loss(*args, **kwargs)
+
+
+class LikeATask(OwnFit):
+    """With a method that those of KerasHub have, which may have a `fit`."""
+
+    def preprocess_samples(self, x, y=None, sample_weight=None):
+        return x, y, sample_weight
+
+
+REFUSED = [
+    (OwnStep, "train_step"),
+    (OwnFit, "fit"),
+    (OwnTest, "test_step"),
+    (LikeATask, "fit"),
+]
+if keras.config.backend() == "jax":
+    REFUSED.append((OwnGradient, "stateless_compute_loss"))
+
+
+@pytest.mark.parametrize(("cls", "name"), REFUSED)
 def test_models_with_a_step_of_their_own(cls, name):
     with pytest.raises(ValueError, match=f"{cls.__name__} with `{name}`"):
         dlkit.attach(cls([keras.Input((2,)), layers.Dense(1)]))
@@ -53,10 +72,58 @@ def test_what_is_no_model_or_no_part():
         dlkit.detach(3)
 
 
+class Prepared(keras.Sequential):
+    def prepare_fit(self, folder):
+        raise AssertionError(f"a method of the user's own: {folder}")
+
+
+def test_a_name_of_ours_is_the_users_too():
+    model = dlkit.attach(Prepared([keras.Input((2,)), layers.Dense(1)]))
+    model.compile("sgd", "mse")
+    model.fit(np.ones((2, 2)), np.ones((2, 1)), verbose=0)
+
+
+def test_a_model_without_an_optimizer_is_evaluated():
+    net = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    net.compile(optimizer=None, loss="mse")
+    x, y = np.ones((2, 2)), np.ones((2, 1))
+    with pytest.warns(UserWarning, match="took over"):
+        model = dlkit.attach(net)
+    loss = dlkit.attach(model).evaluate(x, y, verbose=0)
+    assert loss == net.evaluate(x, y, verbose=0)
+
+
+def test_no_scaler_is_put_around_an_optimizer_that_was_to_have_none():
+    keras.config.set_dtype_policy("mixed_float16")
+    net = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    net.compile("sgd", "mse", auto_scale_loss=False)
+    with pytest.warns(UserWarning, match="took over"):
+        model = dlkit.attach(net)
+    assert model.optimizer is net.optimizer
+
+
+class OwnSparse(keras.losses.SparseCategoricalCrossentropy):
+    pass
+
+
+def test_parts_for_a_model_with_a_sparse_loss():
+    """It may yet be compiled with another: only then it is to train."""
+    net = keras.Sequential([keras.Input((4,)), layers.Dense(3, "softmax")])
+    first = dlkit.attach(net)
+    first.compile("sgd", OwnSparse())
+    model = dlkit.attach(first, dlkit.layers.MixUp(num_classes=3))
+    x, y = np.ones((3, 4)), np.arange(3)
+    with pytest.raises(ValueError, match="MixUp turns.*a sparse loss"):
+        model.fit(x, y, verbose=0)
+    model.compile("sgd", "categorical_crossentropy")
+    model.fit(x, y, verbose=0)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         {"loss": "sparse_categorical_crossentropy"},
+        {"loss": OwnSparse()},
         {"loss": keras.losses.SparseCategoricalCrossentropy()},
         {"loss": keras.losses.sparse_categorical_crossentropy},
         {"loss": "mse", "metrics": ["sparse_categorical_accuracy"]},

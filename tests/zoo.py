@@ -253,7 +253,7 @@ def own_prediction():
 
 @keras.saving.register_keras_serializable("tests")
 class HeldMetric(WithoutTraining):
-    """A metric of its own, among the compiled ones."""
+    """A metric of its own, among the compiled ones, and results of its own."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -262,6 +262,10 @@ class HeldMetric(WithoutTraining):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         self.largest.update_state(ops.max(y_pred, -1))
         return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_metrics_result(self):
+        results = super().get_metrics_result()
+        return {name: 2.0 * value for name, value in results.items()}
 
 
 def held_metric():

@@ -1,5 +1,7 @@
 """The train step on TensorFlow: graph or XLA, one device or several."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -48,13 +50,11 @@ class TrainStep:
         for part, rows, share in common.micro_batches(
             data, method.micro_batches
         ):
-            before = [
-                (v, tf.identity(v.value)) for v in self.non_trainable_variables
-            ]
-            loss, y_pred, clean = self._first_pass(method, part, variables)
-            gradients, memory = self._outcome(
-                method, part, variables, clean, before
+            loss, y_pred, clean, changes = self._first_pass(
+                method, part, variables
             )
+            gradients, memory = self._outcome(method, part, variables, clean)
+            changes()
             results.add(loss, y_pred, rows, share, gradients, memory)
         loss, y_pred, gradients, memory = results.join()
         self._report(data, loss)
@@ -64,27 +64,16 @@ class TrainStep:
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def _first_pass(self, method, part, variables):
-        e = method.lookahead(graph.tensors(variables), variables)
-        if e is None:
-            with tf.GradientTape(persistent=self.takes_task_gradients) as tape:
-                losses, y_pred = common.forward(self, part)
-                scaled = [self.optimizer.scale_loss(loss) for loss in losses]
-            gradients = self._gradients(tape, scaled, variables)
-            return sum(losses), y_pred, gradients
-        point = common.moved(graph.tensors(variables), e)
-        states = self.non_trainable_variables
-        before = [(v, v.value) for v in states]
-        loss, y_pred, gradients, scope = self._pass_at(
-            point, part, variables, before
-        )
-        for v in states:
-            v.assign(scope.get_current_value(v))
-        return loss, y_pred, gradients
+        values = graph.tensors(variables)
+        e = method.lookahead(values, variables)
+        point = common.moved(values, e)
+        *results, scope = self._pass(part, variables, point)
+        moved = [] if e is None else variables
+        return *results, functools.partial(scope.assign, but=moved)
 
-    def _pass_at(self, point, part, variables, before):
-        """A pass that reads `point` for the weights, and writes nothing."""
-        mapping = [*zip(variables, point), *before]
-        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+    def _pass(self, part, variables, point):
+        """At `point` for the weights; what it assigns is in its scope."""
+        with common.Pass(variables, point) as scope:
             with tf.GradientTape(
                 persistent=self.takes_task_gradients,
                 watch_accessed_variables=False,
@@ -107,7 +96,7 @@ class TrainStep:
         replicas = self.distribute_strategy.num_replicas_in_sync
         return common.scaled(tasks.merged(self, summed), 1.0 / replicas)
 
-    def _outcome(self, method, part, variables, clean, before):
+    def _outcome(self, method, part, variables, clean):
         """The gradients to apply for one part of the batch, and a memory."""
         ascends = method.takes_second
         if ascends is False:
@@ -127,7 +116,7 @@ class TrainStep:
                 common.scaled(at_w, common.inverse(scale)), values, variables
             )
             point = common.moved(values, e)
-            _, _, at_e, _ = self._pass_at(point, part, variables, before)
+            _, _, at_e, _ = self._pass(part, variables, point)
             return (common.same_gradients(at_e, clean, variables),)
 
         (at_e,) = graph.choose(ascends, second_gradient, lambda: (clean,))

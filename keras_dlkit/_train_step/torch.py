@@ -1,6 +1,7 @@
 """The train step on PyTorch: eager, by `torch.autograd.grad`."""
 
 import contextlib
+import functools
 
 import keras
 import torch
@@ -47,17 +48,13 @@ class TrainStep:
         for part, rows, share in common.micro_batches(
             data, method.micro_batches
         ):
-            # Clones: the clean pass assigns in place.
-            before = [
-                (v, v.value.detach().clone())
-                for v in self.non_trainable_variables
-            ]
-            loss, y_pred, clean = self._first_pass(method, part, variables)
+            loss, y_pred, clean, changes = self._first_pass(
+                method, part, variables
+            )
             at_e = None
             if ascends:
-                at_e = self._second_gradient(
-                    method, part, variables, clean, before
-                )
+                at_e = self._second_gradient(method, part, variables, clean)
+            changes()
             with torch.no_grad():
                 gradients, memory = common.outcome(
                     method,
@@ -81,22 +78,20 @@ class TrainStep:
         with torch.no_grad():
             e = method.lookahead(values, variables)
         if e is None:
-            losses, y_pred = common.forward(self, part)
-            return sum(losses), y_pred, self._gradient(losses, values)
-        states = self.non_trainable_variables
-        before = [(v, v.value.detach().clone()) for v in states]
-        loss, y_pred, gradients, scope = self._pass_at(
-            common.moved(_detached(values), e), part, variables, before
+            *results, scope = self._pass(part, variables, values)
+            return *results, scope.assign
+        *results, scope = self._pass_at(
+            common.moved(_detached(values), e), part, variables
         )
-        for v in states:
-            v.assign(scope.get_current_value(v))
-        return loss, y_pred, gradients
+        return *results, functools.partial(scope.assign, but=variables)
 
-    def _pass_at(self, point, part, variables, before):
-        """A pass that reads `point` for the weights, and writes nothing."""
+    def _pass_at(self, point, part, variables):
         leaves = [p.detach().requires_grad_() for p in point]
-        mapping = [*zip(variables, leaves), *before]
-        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+        return self._pass(part, variables, leaves)
+
+    def _pass(self, part, variables, leaves):
+        """With the gradient of `leaves`; what it assigns is in its scope."""
+        with common.Pass(variables, leaves) as scope:
             losses, y_pred = common.forward(self, part)
             gradients = self._gradient(losses, leaves)
         return sum(losses), y_pred, gradients, scope
@@ -122,7 +117,7 @@ class TrainStep:
     def of_all_replicas(self, losses):
         return losses, 1
 
-    def _second_gradient(self, method, part, variables, clean, before):
+    def _second_gradient(self, method, part, variables, clean):
         values = _detached(v.value for v in variables)
         with torch.no_grad():
             at_w = common.scaled(
@@ -132,7 +127,7 @@ class TrainStep:
             point = common.moved(values, e)
         # Not to live on through the second pass.
         del at_w, e
-        _, _, at_e, _ = self._pass_at(point, part, variables, before)
+        _, _, at_e, _ = self._pass_at(point, part, variables)
         return common.same_gradients(at_e, clean, variables)
 
 

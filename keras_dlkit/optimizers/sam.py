@@ -46,7 +46,9 @@ class SAM(Neighbourhood, TwoGradient):
     Both passes see the same batch, dropout mask and batch-normalisation
     statistics; regularisation losses and `add_loss` count in both. What is
     reported (loss, metrics) and what is kept (moving statistics, seeds) is the
-    first pass. The weights are never written with \(w + e\): a checkpoint
+    first pass. Where a layer writes its own weight in training, as
+    `keras.layers.SpectralNormalization` does, both gradients are taken through
+    what it writes, as in any step on JAX. The weights are never written with \(w + e\): a checkpoint
     cannot hold it and a NaN in it cannot stay. Clipping, weight decay and
     accumulation are the inner optimizer's and act once, on what it applies.
 
@@ -63,7 +65,8 @@ class SAM(Neighbourhood, TwoGradient):
             PyTorch: \(T = |w|\) on every weight, without \(\eta\).
         eta: Float, at least 0. \(\eta\) of `adaptive="weights"`.
         variables: `None` (every trainable weight), a regular expression
-            searched in `variable.path`, or a function of a variable to bool.
+            searched in `variable.path`, or a function of a variable to bool
+            (one that `keras.saving` knows, if the model is to be loaded).
             Only these are perturbed and counted in the norm; SAM-ON is
             `r"gamma|beta"`.
         every_steps: Integer, at least 1. SAM on updates `every_steps`,
@@ -71,7 +74,8 @@ class SAM(Neighbourhood, TwoGradient):
         start_step: Integer, at least 0. Updates up to this one are plain.
         micro_batches: Integer, at least 1. m-sharpness: so many parts of the
             batch, each with its own \(e\); their gradients are averaged,
-            weighted by the size of the part.
+            weighted by the size of the part. So are losses: one that sums over
+            the batch (`reduction="sum"`) becomes the mean of the sums.
         name: String. The name of the optimizer.
 
     State: none of its own; the inner optimizer's variables.

@@ -33,7 +33,7 @@ def is_slow(case):
     return case.slow or (BACKEND != "torch" and case.name not in KINDS)
 
 
-def over(cases, is_slow):
+def over(cases, is_slow=lambda case: case.slow):
     return pytest.mark.parametrize(
         "case",
         [
@@ -46,7 +46,7 @@ def over(cases, is_slow):
     )
 
 
-each_case = over(registry.CASES, lambda case: case.slow)
+each_case = over(registry.CASES)
 # For what depends on the step, not on the part in it.
 each_kind = over(registry.CASES, is_slow)
 each_step = over([*registry.CASES, *registry.NETWORKS], is_slow)

@@ -320,6 +320,25 @@ def test_losses_are_looked_at_with_their_weights():
         model.fit(x, {"a": a, "b": b}, verbose=0)
 
 
+def test_detached_the_optimizer_goes_on():
+    """Built anew for the weights of the network alone, with their state."""
+    model = dlkit.attach(reference.network(), UncertaintyWeighting(KINDS))
+    model.compile(keras.optimizers.Adam(0.01), loss={"a": "mse", "b": "mse"})
+    fit(model)
+    before = model.optimizer
+    plain = dlkit.detach(model)
+    after = plain.optimizer
+    assert after is not before
+    assert int(after.iterations) == int(before.iterations) > 0
+    weights = len(plain.trainable_variables)
+    for name in ("_momentums", "_velocities"):
+        old = [ops.convert_to_numpy(v) for v in vars(before)[name]]
+        new = [ops.convert_to_numpy(v) for v in vars(after)[name]]
+        assert len(new) == weights < len(old)
+        matches = [any(np.array_equal(n, o) for o in old) for n in new]
+        assert all(matches) and all(n.any() for n in new)
+
+
 def test_of_a_trained_model():
     """Its optimizer knows nothing of log-variances: it starts anew."""
     x, a, b = reference.data()

@@ -1,0 +1,114 @@
+"""Both passes of a step begin where it began; what is frozen is not touched."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+import keras_dlkit as dlkit
+
+METHODS = {
+    "sam": lambda: dlkit.optimizers.SAM("sgd", rho=0.1),
+    "late": lambda: dlkit.optimizers.SAM("sgd", start_step=9),
+    "momentum_sam": lambda: dlkit.optimizers.MomentumSAM(
+        keras.optimizers.SGD(0.1, momentum=0.5), rho=0.1
+    ),
+}
+X, Y = np.ones((4, 3), "float32"), np.ones((4, 1), "float32")
+
+
+class Noise(layers.Layer):
+    """Draws from the generator of Keras that is no part of any model."""
+
+    def __init__(self):
+        super().__init__()
+        self.drawn = []
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        noise = keras.random.normal((4, 1))
+        self.drawn.append(ops.convert_to_numpy(noise))
+        return x + noise
+
+
+@pytest.mark.skipif(
+    keras.config.backend() == "jax", reason="Keras needs a seed there"
+)
+def test_a_draw_without_a_seed_is_one_for_both_passes():
+    noise = Noise()
+    net = keras.Sequential([keras.Input((3,)), noise, layers.Dense(1)])
+    model = dlkit.attach(net)
+    model.compile(METHODS["sam"](), "mse", run_eagerly=True)
+    model.evaluate(X, Y, verbose=0)
+    for _ in range(2):
+        model.train_on_batch(X, Y)
+    first, second = noise.drawn[-4:-2], noise.drawn[-2:]
+    np.testing.assert_array_equal(*first)
+    np.testing.assert_array_equal(*second)
+    assert (first[0] != second[0]).all()
+
+
+@pytest.mark.parametrize("method", ["sam", "momentum_sam"])
+def test_the_logs_of_the_outputs_are_those_of_the_first_pass(method):
+    inputs = keras.Input((3,))
+    outputs = {n: layers.Dense(1, name=n)(inputs) for n in "ab"}
+    net = keras.Model(inputs, outputs)
+    model = dlkit.attach(net)
+    model.compile(METHODS[method](), {"a": "mse", "b": "mae"})
+    y = {"a": Y, "b": 0 * Y}
+    before = net.predict(X, verbose=0)  # MomentumSAM begins unmoved
+    logs = model.train_on_batch(X, y, return_dict=True)
+    assert logs["a_loss"] == pytest.approx(np.mean((before["a"] - 1) ** 2))
+    assert logs["b_loss"] == pytest.approx(np.mean(np.abs(before["b"])))
+
+
+def test_a_layer_that_writes_its_weight():
+    """It is written once a step, and both gradients are of what it writes."""
+    trained = []
+    for rho in (1e-7, 1e-3):
+        keras.utils.set_random_seed(0)
+        normalized = layers.SpectralNormalization(layers.Dense(5))
+        net = keras.Sequential([keras.Input((3,)), normalized, layers.Dense(1)])
+        net.layers[0].layer.kernel.assign(3.0 * net.layers[0].layer.kernel)
+        model = dlkit.attach(net)
+        model.compile(
+            dlkit.optimizers.SAM(keras.optimizers.SGD(0.0), rho), "mse"
+        )
+        model.fit(X, Y, epochs=20, verbose=0)
+        kernel = ops.convert_to_numpy(normalized.layer.kernel)
+        trained.append(np.linalg.norm(kernel, 2))
+    written = 1.0 if keras.config.backend() != "jax" else trained[0]
+    assert trained == pytest.approx([written, written], rel=1e-3)
+
+
+if keras.config.backend() == "torch":
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Copies(TorchDispatchMode):
+        """Counts the new tensors of one size."""
+
+        def __init__(self, weight):
+            super().__init__()
+            self.weight, self.count = weight, 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if getattr(result, "numel", int)() == self.weight.numel():
+                self.count += result.data_ptr() != self.weight.data_ptr()
+            return result
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_frozen_weights_are_neither_copied_nor_written(method):
+        frozen = layers.Dense(701, trainable=False, use_bias=False)
+        net = keras.Sequential([keras.Input((3,)), frozen, layers.Dense(1)])
+        model = dlkit.attach(net)
+        model.compile(METHODS[method](), "mse")
+        model.train_on_batch(X, Y)
+        weight = frozen.kernel.value
+        version = weight._version
+        with Copies(weight) as copies:
+            model.train_on_batch(X, Y)
+        assert copies.count == 0
+        assert weight._version == version
