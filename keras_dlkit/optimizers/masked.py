@@ -251,10 +251,13 @@ class Masked(WrapperOptimizer):
         Args:
             name: String. Its name in the file.
             passenger: Object with `get_state()`, which returns a dictionary
-                of NumPy arrays, and `set_state(arrays)`; `None` ends it.
+                of NumPy arrays, and `set_state(arrays)`; `None` ends it. One
+                that takes its place gets its `waiting`: what it was given and
+                has not begun with.
         """
+        waiting = getattr(self._passengers.get(name), "waiting", None)
+        luggage = self._luggage.pop(name, waiting)
         self._passengers[name] = passenger
-        luggage = self._luggage.pop(name, None)
         if luggage and passenger is not None:
             passenger.set_state(luggage)
 
