@@ -149,7 +149,8 @@ class Masked(WrapperOptimizer):
         self._build_once(grads, trainable_variables)
         # In their order, which may not be that of `build`.
         variables = trainable_variables or self._trainable_variables
-        grads = [self._masked_gradient(*pair) for pair in zip(grads, variables)]
+        pairs = zip(masking.owned(grads), variables)
+        grads = [self._masked_gradient(*pair) for pair in pairs]
         masking.lift(self._roots)
         self.inner_optimizer.apply(grads, trainable_variables)
         masking.lower(self._roots)
