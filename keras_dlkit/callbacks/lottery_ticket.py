@@ -107,9 +107,10 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             which the lowest go.
         rewind: `"init"` puts the weights back to where training began, an
             integer to where they were after so many updates of round 0 (for
-            larger networks, 1% to 7% of training). `"learning_rate"` leaves
-            the weights as trained and puts the optimizer back; `None` goes on
-            (fine-tuning).
+            larger networks, 1% to 7% of training); the rounds after it have
+            all their epochs all the same, and end so much later in a schedule.
+            `"learning_rate"` leaves the weights as trained and puts the
+            optimizer back; `None` goes on (fine-tuning).
         control: `None`, or what a ticket is compared with: `"reinitialize"`
             draws the weights anew each round, `"random_masks"` prunes at
             random over the scope, `"shuffle_masks"` at random within each

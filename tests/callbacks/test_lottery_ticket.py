@@ -6,6 +6,8 @@ import pytest
 
 import keras_dlkit as dlkit
 from keras_dlkit.callbacks._criteria import CRITERIA
+from keras_dlkit.callbacks._ticket_report import line
+from keras_dlkit.callbacks._ticket_report import make_row
 from tests import zoo
 from tests.callbacks.tickets import DECAY
 from tests.callbacks.tickets import EAGER
@@ -396,6 +398,14 @@ def test_table_plot_and_logs(tmp_path, capsys):
     )
     ticket.plot(tmp_path / "tickets.png")
     assert (tmp_path / "tickets.png").stat().st_size > 5000
+
+
+def test_an_epoch_without_a_loss_is_not_the_best():
+    epochs = [{"loss": np.nan, "step": 3}, {"loss": 0.5, "step": 6}]
+    row = make_row(0, {"kernel": np.ones(2)}, epochs)
+    assert (row["best"], row["best_step"]) == (0.5, 6)
+    row = make_row(0, {"kernel": np.ones(2)}, epochs[:1])
+    assert row["best"] is None and line(row)
 
 
 @pytest.mark.slow
