@@ -17,6 +17,22 @@ if keras.config.backend() == "torch":
     # Entries: half a megabyte of numbers.
     PIECE = 2**17
 
+    def owned(gradients):
+        """The gradients, each in memory of its own.
+
+        `torch.autograd.grad` gives one for all weights of a sum, and one
+        number for all entries of a weight of which the sum is taken.
+        """
+        found, seen = [], set()
+        for g in gradients:
+            if g is not None:
+                place = g.data_ptr()
+                if place in seen or 0 in g.stride():
+                    g = g.clone(memory_format=torch.contiguous_format)
+                seen.add(place)
+            found.append(g)
+        return found
+
     @torch.no_grad()
     def masked_gradient(gradient, mask):
         """The gradient times the mask, in its place."""
@@ -50,6 +66,10 @@ if keras.config.backend() == "torch":
                 masked_gradient(slot.value, mask)
 
 else:
+
+    def owned(gradients):
+        """The gradients: they are not changed in place."""
+        return gradients
 
     def masked_gradient(gradient, mask):
         gradient = ops.convert_to_tensor(gradient)

@@ -83,17 +83,17 @@ class CallbackMemory:
         ]
 
     def own_arrays(self):
-        """Copies of the lists of arrays that they keep of the weights.
+        """Copies of the arrays that they keep of the weights, in their lists.
 
         On PyTorch the arrays of `get_weights` are the memory of the weights,
         and the best ones would follow those of now.
         """
         for callback in self.callbacks.values():
-            for name, value in vars(callback).items():
+            for value in vars(callback).values():
                 if isinstance(value, list) and any(
                     isinstance(v, np.ndarray) for v in value
                 ):
-                    setattr(callback, name, copy.deepcopy(value))
+                    value[:] = copy.deepcopy(value)
 
 
 def _by_name(callbacks):

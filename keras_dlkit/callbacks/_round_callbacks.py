@@ -66,14 +66,14 @@ class RoundCallbacks:
 
 
 def _own_arrays(callback):
-    """Copies of what it keeps of the weights.
+    """Copies of what it keeps of the weights, in the lists that it has.
 
     On PyTorch the arrays of `get_weights` are the memory of the weights, and
     the best ones would follow those of now.
     """
-    for name, value in vars(callback).items():
+    for value in vars(callback).values():
         if _is_arrays(value):
-            setattr(callback, name, [a.copy() for a in value])
+            value[:] = [a.copy() for a in value]
 
 
 def _is_plain(value):

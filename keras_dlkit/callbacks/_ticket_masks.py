@@ -28,6 +28,19 @@ class MaskRule:
         self.score = CRITERIA.get(score, score)
         self.control = _checks.check_one_of("control", control, CONTROLS)
 
+    def check(self, weights):
+        """Raises for a function that gives no score to each weight."""
+        if self.score in CRITERIA.values():
+            return
+        for array in weights:
+            with np.errstate(all="ignore"):
+                found = np.shape(self.score(array, array.copy()))
+            if found != array.shape:
+                raise ValueError(
+                    "`score` must return an array of the shape of the kernel, "
+                    f"{array.shape}. Received: one of shape {found}"
+                )
+
     def next(self, masks, output, initial, final, rng):
         """The masks after a round.
 

@@ -24,7 +24,7 @@ def make_row(round_, masks, epochs):
     """
     density, by_path = densities(masks)
     monitor = "val_loss" if any("val_loss" in e for e in epochs) else "loss"
-    seen = [e for e in epochs if monitor in e]
+    seen = [e for e in epochs if monitor in e and not np.isnan(e[monitor])]
     best = min(seen, key=lambda e: e[monitor], default={})
     return {
         "round": round_,

@@ -35,7 +35,7 @@ class TicketState:
         self._closed = -1  # the last epoch that was
         self._begin = self._point = None  # snapshots
         self._bird.clear()
-        self._arrays = {}  # as loaded
+        self.waiting = {}  # arrays as loaded, until an epoch begins with them
         self._meta = None
         # Of this process.
         self._has_begun = False
@@ -47,7 +47,7 @@ class TicketState:
     def get_state(self):
         """The state as arrays, at any moment of `fit`."""
         if self._round is None:
-            return {}
+            return self.waiting
         numbers, arrays = self._inner.get_state()
         meta = {
             "settings": self._settings,
@@ -81,11 +81,11 @@ class TicketState:
     def set_state(self, arrays):
         """Takes over what `get_state` gave, unless training has begun."""
         if arrays and not self._has_begun:
-            self._arrays = arrays
+            self.waiting = arrays
             self._meta = json.loads(bytes(np.asarray(arrays["meta"])).decode())
 
     def _resume(self, epoch):
-        meta, arrays = self._meta, self._arrays
+        meta, arrays = self._meta, self.waiting
         if meta["settings"] != self._settings:
             raise ValueError(
                 "A series of rounds goes on with the settings it began with, "
@@ -105,7 +105,7 @@ class TicketState:
         self._bird.packed = pick(arrays, "birds")
         for state, value in zip(seed_states(self._net), pick(arrays, "seeds")):
             state.assign(value)
-        self._meta, self._arrays = None, {}
+        self._meta, self.waiting = None, {}
         if is_open:
             self._close(epoch - 1, meta["open"])
         if len(self.history) == self.rounds:

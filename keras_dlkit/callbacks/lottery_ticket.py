@@ -93,7 +93,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         pruning_rate: Float in `[0, 1)`. \(p\), per round. Defaults to `0.2`.
         output_pruning_rate: `None` for the same, or the rate of the last
             kernel of the model (of several outputs, that of the last), which
-            is then ranked alone; the paper's is half of `pruning_rate`.
+            is ranked alone where its rate is another; the paper's is half of
+            `pruning_rate`.
         scope: `"global"` ranks all weights together, `"layer"` each kernel
             alone.
         score: What makes a weight worth keeping: `"magnitude"`, another
@@ -106,9 +107,10 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             which the lowest go.
         rewind: `"init"` puts the weights back to where training began, an
             integer to where they were after so many updates of round 0 (for
-            larger networks, 1% to 7% of training). `"learning_rate"` leaves
-            the weights as trained and puts the optimizer back; `None` goes on
-            (fine-tuning).
+            larger networks, 1% to 7% of training); the rounds after it have
+            all their epochs all the same, and end so much later in a schedule.
+            `"learning_rate"` leaves the weights as trained and puts the
+            optimizer back; `None` goes on (fine-tuning).
         control: `None`, or what a ticket is compared with: `"reinitialize"`
             draws the weights anew each round, `"random_masks"` prunes at
             random over the scope, `"shuffle_masks"` at random within each
@@ -124,7 +126,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             `ReduceLROnPlateau` starts from the first learning rate (with
             `rewind=None` from the one it came to). Those that act on batches
             or on validation go into the list of `fit`, `SwapEMAWeights`
-            before this one.
+            before this one; if that swaps on epochs, a killed run goes on by
+            `keras_dlkit.callbacks.Resume` alone.
         checkpoint_dir: `None`, or a folder for the state of each epoch, to go
             on from if the process is killed; it is removed when all rounds
             are done. `BackupAndRestore` in the list of `fit`, before or after
@@ -249,17 +252,22 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         self._net = model
+        masked, self._is_new = _masks.install(model, self.include, self.exclude)
+        # Of a `fit` that was refused.
+        waiting = self.waiting if masked is self._masked else {}
+        self._masked = masked
         self._reset()
-        self._masked, self._is_new = _masks.install(
-            model, self.include, self.exclude
-        )
+        self.set_state(waiting)
         self._chosen = _masks.chosen(self._masked, self.include, self.exclude)
         self._clock = _masks.Clock(model.optimizer)
         last = _masks.last_kernel(model)
         self._output = next(
             (path for path, v in self._chosen.items() if v is last), None
         )
-        self._check_output(last)
+        if self._rule.has_output_rate and last is not None:
+            _ticket_checks.check_output(
+                self._output, last, self.include, self.exclude
+            )
         self._masked.carry(NAME, self)
 
     def set_params(self, params):
@@ -268,6 +276,7 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._check_fit()
+        _ticket_checks.check_order(self, saves=bool(self._checkpoint))
         if self._is_new:
             self._say(
                 "LotteryTicket put `Masked` around the optimizer of "
@@ -277,22 +286,11 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             self._begin_after()
         self._follow_backup()
 
-    def _check_output(self, last):
-        """Raises for a rate of the last kernel if that is not to be pruned."""
-        if not self._rule.has_output_rate or last is None:
-            return
-        if self._output is None:
-            raise ValueError(
-                "`output_pruning_rate` is that of the last kernel of the "
-                f"model, {last.path!r}, which is left out. Received: include="
-                f"{self.include!r}, exclude={self.exclude!r}. Leave the rate "
-                "out, too."
-            )
-
     def _check_fit(self):
         _ticket_checks.check_epochs(
             self.rounds, self.epochs_per_round, self.params.get("epochs")
         )
+        self._rule.check(_masks.values(self._chosen.values()))
         steps = self.params.get("steps")
         if steps and isinstance(self.rewind, int):
             _ticket_checks.check_step(
@@ -355,11 +353,13 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         elif self.rewind == "learning_rate":
             self._begin.restore(self._net, self._masked, weights=False)
         self._round += 1
-        if self._rule.control == "reinitialize":
+        redrawn = self._rule.control == "reinitialize"
+        if redrawn:
             self._reinitialize()
-        if self.rewind is not None:
+        if redrawn or self.rewind == "learning_rate":
+            # Else weights and slots are of one moment.
             self._begin.copy_again(self._net, self._masked)
-        if self._rule.control == "reinitialize":
+        if redrawn:
             # Of this round, for scores that look back.
             self._begin = Snapshot.take(self._net, self._masked)
         self._masked.set_masks(masks)
@@ -433,6 +433,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         }
 
     def on_epoch_end(self, epoch, logs=None):
+        if self._final is not None:
+            return  # all was done before
         logs = {} if logs is None else logs
         self._last_batch = self._batch
         added = self._close(epoch, floats(logs))
@@ -476,6 +478,9 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             self._resume(self.params["epochs"])
         if self._final is not None:
             self._final.restore(self._net, self._masked)
+            self._net.optimizer.finalize_variable_values(
+                self._net.trainable_weights
+            )
         self._inner.call("on_train_end")
         self._masked.prune()
         if len(self.history) < self.rounds:

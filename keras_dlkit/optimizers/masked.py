@@ -149,7 +149,8 @@ class Masked(WrapperOptimizer):
         self._build_once(grads, trainable_variables)
         # In their order, which may not be that of `build`.
         variables = trainable_variables or self._trainable_variables
-        grads = [self._masked_gradient(*pair) for pair in zip(grads, variables)]
+        pairs = zip(masking.owned(grads), variables)
+        grads = [self._masked_gradient(*pair) for pair in pairs]
         masking.lift(self._roots)
         self.inner_optimizer.apply(grads, trainable_variables)
         masking.lower(self._roots)
@@ -251,10 +252,13 @@ class Masked(WrapperOptimizer):
         Args:
             name: String. Its name in the file.
             passenger: Object with `get_state()`, which returns a dictionary
-                of NumPy arrays, and `set_state(arrays)`; `None` ends it.
+                of NumPy arrays, and `set_state(arrays)`; `None` ends it. One
+                that takes its place gets its `waiting`: what it was given and
+                has not begun with.
         """
+        waiting = getattr(self._passengers.get(name), "waiting", None)
+        luggage = self._luggage.pop(name, waiting)
         self._passengers[name] = passenger
-        luggage = self._luggage.pop(name, None)
         if luggage and passenger is not None:
             passenger.set_state(luggage)
 

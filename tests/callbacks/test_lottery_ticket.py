@@ -6,6 +6,8 @@ import pytest
 
 import keras_dlkit as dlkit
 from keras_dlkit.callbacks._criteria import CRITERIA
+from keras_dlkit.callbacks._ticket_report import line
+from keras_dlkit.callbacks._ticket_report import make_row
 from tests import zoo
 from tests.callbacks.tickets import DECAY
 from tests.callbacks.tickets import EAGER
@@ -268,9 +270,19 @@ def test_early_stopping_ends_the_round_and_each_starts_anew():
     plateau = keras.callbacks.ReduceLROnPlateau(
         monitor="loss", patience=0, min_delta=100.0, factor=0.5
     )
+    losses, rates = [], []
+
+    class Losses(keras.callbacks.Callback):
+        def __init__(self, losses):
+            super().__init__()
+            self.losses = losses
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.losses.append(np.array(logs["loss"]))
+
     model = net(0.125)
-    ticket = LotteryTicket(3, 4, callbacks=[stopping, plateau])
-    rates = []
+    inner = [stopping, plateau, Losses(losses)]
+    ticket = LotteryTicket(3, 4, callbacks=inner)
 
     class Watch(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -282,6 +294,7 @@ def test_early_stopping_ends_the_round_and_each_starts_anew():
     assert history.history["round"] == [0, 0, 1, 1, 2, 2]
     assert [row["epochs"] for row in ticket.history] == [2, 2, 2]
     assert rates == [0.125, 0.0625] * 3
+    np.testing.assert_allclose(losses, history.history["loss"])
 
 
 def test_early_stopping_brings_the_best_weights_to_the_pruning():
@@ -312,13 +325,20 @@ def test_early_stopping_in_the_list_of_fit_warns():
         fit(net(), ticket, stop, epochs=6)
 
 
-def test_averages_go_back_before_the_round_does():
+def test_averages_go_back_before_the_round_does(tmp_path):
     """`SwapEMAWeights`, listed first, has put the weights back by then."""
     model = net()
     sgd = keras.optimizers.SGD(0.125, use_ema=True, ema_momentum=0.5)
     model.compile(sgd, "mse", run_eagerly=EAGER)
     ticket = LotteryTicket(2, 2, pruning_rate=0.5)
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    with pytest.raises(ValueError, match="comes after.*List it before"):
+        fit(model, ticket, swap, epochs=4)
+    saving = LotteryTicket(2, 2, checkpoint_dir=tmp_path / "ticket")
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    for callbacks in ([swap, saving], [swap, backup, ticket]):
+        with pytest.raises(ValueError, match="save them as weights.*Resume"):
+            fit(model, *callbacks, epochs=4)
     watch = Rounds(ticket)
     fit(model, swap, ticket, watch, epochs=4)
     for w, begin, mask in zip(watch.weights[2], initial()[::2], watch.masks[2]):
@@ -378,6 +398,14 @@ def test_table_plot_and_logs(tmp_path, capsys):
     )
     ticket.plot(tmp_path / "tickets.png")
     assert (tmp_path / "tickets.png").stat().st_size > 5000
+
+
+def test_an_epoch_without_a_loss_is_not_the_best():
+    epochs = [{"loss": np.nan, "step": 3}, {"loss": 0.5, "step": 6}]
+    row = make_row(0, {"kernel": np.ones(2)}, epochs)
+    assert (row["best"], row["best_step"]) == (0.5, 6)
+    row = make_row(0, {"kernel": np.ones(2)}, epochs[:1])
+    assert row["best"] is None and line(row)
 
 
 @pytest.mark.slow
@@ -446,6 +474,7 @@ def test_bad_arguments(arguments, message):
         ({"exclude": "."}, "at least one kernel"),
         ({"exclude": "heads"}, "leave out.*exclude='heads'"),
         ({"exclude": "out", "output_pruning_rate": 0.1}, "last kernel.*out"),
+        ({"score": lambda a, b: np.mean(b)}, r"\(4, 6\). Received.*\(\)"),
     ],
 )
 def test_errors_before_training(arguments, message):

@@ -12,6 +12,7 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from keras_dlkit.callbacks import _plain_data
+from keras_dlkit.callbacks._callback_memory import CallbackMemory
 from tests.conformance import registry
 from tests.conformance.test_contracts import assert_same
 from tests.running import mostly_slow_to_compile
@@ -546,6 +547,14 @@ def test_a_save_holds_no_pickles_and_survives_one_half_written(tmp_path):
     assert (meta["epoch"], meta["batch"]) == (1, 2)
     train(tmp_path, arrays())
     assert not tmp_path.exists()
+
+
+def test_arrays_are_copied_within_the_list_that_holds_them():
+    """Which the user may hold, too."""
+    callback, weights = keras.callbacks.Callback(), np.zeros(2)
+    callback.seen = seen = [weights]
+    CallbackMemory([callback]).own_arrays()
+    assert callback.seen is seen and seen[0] is not weights
 
 
 def test_plain_data_come_back_as_they_were():

@@ -222,6 +222,22 @@ if keras.config.backend() == "torch":
         optimizer.apply(given, variables)
         assert (to_numpy(given)[0][MASK == 0] == 0).all()
 
+    @pytest.mark.parametrize("kind", ["of_two_weights", "of_one_number"])
+    def test_gradients_that_share_memory(kind):
+        """As `torch.autograd.grad` gives them."""
+        optimizer = Masked(optimizers.SGD(1.0))
+        pair = [keras.Variable(np.ones((4, 3)), name=n) for n in "ab"]
+        optimizer.build(pair)
+        masks = [MASK, 1 - MASK]
+        optimizer.set_masks(dict(zip("ab", masks)))
+        first = ops.full((4, 3), 0.5)
+        second = first
+        if kind == "of_one_number":
+            first, second = (ops.convert_to_tensor(0.5).expand(4, 3),) * 2
+        optimizer.apply([first, second], pair)
+        for value, mask in zip(to_numpy(pair), masks):
+            np.testing.assert_array_equal(value, 0.5 * mask)
+
 
 class OneMore(keras.constraints.Constraint):
     def __call__(self, w):
