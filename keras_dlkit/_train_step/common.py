@@ -53,28 +53,6 @@ def forward(model, part, training=True):
     return [loss], y_pred
 
 
-class Pass(keras.StatelessScope):
-    """A scope that keeps what is assigned in it, of any variable, for later.
-
-    Both passes of a step begin where it began, and no weight is copied for it.
-    """
-
-    def __init__(self, variables, point):
-        super().__init__(list(zip(variables, point)), collect_losses=True)
-        self._updates = {}
-
-    def add_update(self, update):
-        super().add_update(update)
-        self._updates[id(update[0])] = update
-
-    def assign(self, but=()):
-        """Assigns it, but to the variables that stood at another point."""
-        moved = {id(variable) for variable in but}
-        for key, (variable, value) in self._updates.items():
-            if key not in moved:
-                variable.assign(value)
-
-
 def moved(weights, perturbations):
     """Weights plus perturbations, those without one as they are."""
     if perturbations is None:

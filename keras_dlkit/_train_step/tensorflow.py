@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_dlkit._train_step import common
 from keras_dlkit._train_step import graph
 from keras_dlkit._train_step import tasks
+from keras_dlkit._train_step.passes import Pass
 from keras_dlkit._train_step.results import Results
 
 
@@ -73,7 +74,7 @@ class TrainStep:
 
     def _pass(self, part, variables, point):
         """At `point` for the weights; what it assigns is in its scope."""
-        with common.Pass(variables, point) as scope:
+        with Pass(variables, point) as scope:
             with tf.GradientTape(
                 persistent=self.takes_task_gradients,
                 watch_accessed_variables=False,

@@ -8,6 +8,7 @@ import torch
 
 from keras_dlkit._train_step import common
 from keras_dlkit._train_step import tasks
+from keras_dlkit._train_step.passes import Pass
 from keras_dlkit._train_step.results import Results
 
 
@@ -91,7 +92,7 @@ class TrainStep:
 
     def _pass(self, part, variables, leaves):
         """With the gradient of `leaves`; what it assigns is in its scope."""
-        with common.Pass(variables, leaves) as scope:
+        with Pass(variables, leaves) as scope:
             losses, y_pred = common.forward(self, part)
             gradients = self._gradient(losses, leaves)
         return sum(losses), y_pred, gradients, scope

@@ -48,9 +48,10 @@ class SAM(Neighbourhood, TwoGradient):
     reported (loss, metrics) and what is kept (moving statistics, seeds) is the
     first pass. Where a layer writes its own weight in training, as
     `keras.layers.SpectralNormalization` does, both gradients are taken through
-    what it writes, as in any step on JAX. The weights are never written with \(w + e\): a checkpoint
-    cannot hold it and a NaN in it cannot stay. Clipping, weight decay and
-    accumulation are the inner optimizer's and act once, on what it applies.
+    what it writes, as in any step on JAX. The weights are never written with
+    \(w + e\): a checkpoint cannot hold it and a NaN in it cannot stay.
+    Clipping, weight decay and accumulation are the inner optimizer's and act
+    once, on what it applies.
 
     Args:
         inner_optimizer: `keras.optimizers.Optimizer`, or the name of one.
