@@ -146,6 +146,11 @@ def split(name, train_size):
         return images, np.eye(classes, dtype="float32")[labels.ravel()]
 
     count = min(train_size, len(images) * 4 // 5)
+    if count < BATCH_SIZE:
+        raise ValueError(
+            f"A batch has {BATCH_SIZE} images, and {name!r} has {len(images)} "
+            "to train and to validate on: take a larger data set."
+        )
     count -= count % BATCH_SIZE  # a smaller last batch is compiled on its own
     order = np.random.default_rng(1).permutation(len(images))
     train, validation = order[:count], order[count : count + count // 4]
@@ -487,6 +492,11 @@ def parse(arguments):
         parser.error(
             f"--noise must be between 0 and 1. Received: {options.noise}"
         )
+    for name in ("seeds", "epochs"):
+        if vars(options)[name] < 1:
+            parser.error(
+                f"--{name} must be at least 1. Received: {vars(options)[name]}"
+            )
     return options
 
 

@@ -295,7 +295,11 @@ def test_quickstart_writes_a_table_and_pictures(
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--noise=1.5", "between 0 and 1"), ("--train-size=10", "at least 64")],
+    [
+        ("--noise=1.5", "between 0 and 1"),
+        ("--train-size=10", "at least 64"),
+        ("--seeds=0", "--seeds must be at least 1"),
+    ],
 )
 def test_options_out_of_range_are_refused(quickstart, capsys, option, message):
     with pytest.raises(SystemExit):

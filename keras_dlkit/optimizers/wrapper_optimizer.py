@@ -125,6 +125,10 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
     def iterations(self):
         return self.inner_optimizer.iterations
 
+    @iterations.setter
+    def iterations(self, variable):
+        self.inner_optimizer.iterations = variable
+
     @property
     def own_variables(self) -> list:
         """The variables of this wrapper, without those of the inner one."""
