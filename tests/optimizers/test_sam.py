@@ -318,5 +318,5 @@ def test_a_weight_that_cannot_be_moved_is_named():
     net = keras.Sequential([keras.Input((2,)), Past()])
     model = dlkit.attach(net)
     model.compile(dlkit.optimizers.SAM("sgd"), "mse")
-    with pytest.raises((ValueError, RuntimeError), match="past|grad"):
+    with pytest.raises(ValueError, match="Received none for .*past"):
         model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
