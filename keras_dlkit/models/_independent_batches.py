@@ -1,11 +1,16 @@
-"""Batches in which each member of an ensemble has rows of its own order."""
+"""Batches for members: in an order of their own, or a part of each."""
 
+import inspect
+import itertools
 import math
+import sys
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dlkit import _keras
+from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
 
 
@@ -102,16 +107,69 @@ def check_arrays(x):
 
 
 def check_split(arguments, members):
-    """Raises for a batch size that members cannot share evenly."""
-    x = arguments["x"]
-    size = arguments["batch_size"] or getattr(x, "batch_size", None)
-    if size is None and are_arrays(x):
-        size = 32
+    """The arguments of `fit`, of batches that members can share evenly.
+
+    A generator is asked for its first batch, which is put back. A
+    `tf.data.Dataset` that does not say what its batches are looks at the first
+    one itself: a second iterator would shuffle anew.
+    """
+    x, size = arguments["x"], arguments["batch_size"]
+    if inspect.isgenerator(x):
+        first = list(itertools.islice(x, 1))
+        size = rows_of(first[0]) if first else None
+        # A generator again, which does not close that one when it is closed.
+        chained = (batch for batch in itertools.chain(first, x))
+        arguments = {**arguments, "x": chained}
+    elif isinstance(x, keras.utils.PyDataset):
+        size = rows_of(x[0])
+    elif _keras.is_tf_data(x):
+        size = _keras.tf_data_batch_size(x)
+        if size is None:
+            arguments = {**arguments, "x": _asserting(x, members)}
+    elif not size:
+        size = 32 if are_arrays(x) else _size_of(x)
+    check_rows(size, members)
+    return arguments
+
+
+def _size_of(loader):
+    """What a `DataLoader`, or its `batch_sampler`, says of itself."""
+    sampler = getattr(loader, "batch_sampler", None)
+    sizes = [getattr(each, "batch_size", None) for each in (loader, sampler)]
+    return sizes[0] or sizes[1]
+
+
+def rows_of(batch):
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    return len(leaves(x)[0])
+
+
+def _asserting(dataset, members):
+    tf = sys.modules["tensorflow"]
+
+    def check(index, batch):
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        rows = tf.shape(leaves(x)[0])[0]
+        fits = (index > 0) | (rows % members == 0)
+        tf.debugging.Assert(fits, [_message(members, "the batch size"), rows])
+        return batch
+
+    return dataset.enumerate().map(check)
+
+
+def check_rows(size, members):
+    """Raises for a number of rows that members cannot share evenly."""
     if isinstance(size, int) and size % members:
         below = size - size % members
         raise ValueError(
-            '`member_batches="split"` takes a batch size that is a multiple of '
-            f"ensemble_size={members}. Received: batch_size={size}. Take "
+            f"{_message(members, f'batch_size={size}')}. Take "
             f"{below or members} or {below + members}; a last batch of fewer "
             'rows is fine. "tile" takes any.'
         )
+
+
+def _message(members, received):
+    return (
+        '`member_batches="split"` takes a batch size that is a multiple of '
+        f"ensemble_size={members}. Received: {received}"
+    )
