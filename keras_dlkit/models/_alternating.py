@@ -17,6 +17,7 @@ class AlternatingSDENet(AlternatingStep, SDENet):
 
     def __init__(self, *args, alternating=True, **kwargs):
         super().__init__(*args, alternating=True, **kwargs)
+        self._unknown_is_checked = False
 
     def compile(self, optimizer="rmsprop", *args, **kwargs):
         optimizer = keras.optimizers.get(optimizer)
@@ -62,8 +63,12 @@ class AlternatingSDENet(AlternatingStep, SDENet):
 
     def prepare_step(self, data):
         """Builds what a first step on some backends finds not built."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         if not self.built:
-            self(keras.utils.unpack_x_y_sample_weight(data)[0], training=False)
+            self(x, training=False)
+        if not self._unknown_is_checked:  # the second phase asks for it late
+            self.unknown.check(x)
+            self._unknown_is_checked = True
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         self._groups()

@@ -53,9 +53,13 @@ class SDENet(keras.Model):
             a layer) to inputs of its shape: register it with
             `keras.saving.register_keras_serializable` to save the model.
             Arrays, or a data set of batches: random rows of it, which the
-            model keeps in its memory, and saves.
+            model keeps in its memory, and saves. What is given must have the
+            structure, shape and kind of dtype of the inputs.
         ood_scale: Float, at least 0, in the units of the inputs. Defaults to
-            `2.0`, as in the paper, whose inputs are standardized.
+            `2.0`, as in the paper, whose inputs are standardized. With images
+            of uint8 that is 2 of 255: scale it, and let the stem begin with a
+            `keras.Input` of float32 and `Rescaling`. The noisy ones are
+            floats, neither rounded nor clipped.
         ood_weight: Float, at least 0. The weight \(w\). Defaults to `1.0`.
         outputs: What the head gives: `"logits"` or `"probabilities"` of
             classes, along the last axis, or `"mean_and_scale"` (see
@@ -76,7 +80,8 @@ class SDENet(keras.Model):
 
     Sample weights and class weights act on the first term only. `fit` logs
     `loss_in` and `loss_out`, the two terms of the diffusion, beside `loss`,
-    their weighted sum with the first. The validation loss is the first alone.
+    their weighted sum with the first. The validation loss is the first alone;
+    so is `loss` with `alternating=True`, where the others have their own step.
 
     Raises:
         TypeError, ValueError: At construction, for arguments that are none;
@@ -165,6 +170,7 @@ class SDENet(keras.Model):
         if self.built:
             return
         _range.check_activation(self.block.diffusion)
+        self.unknown.meet(self.stem)
         hidden = self.stem(_symbolic(input_shape, self.stem))
         hidden = self.block(hidden)
         outputs = self.head(hidden)
