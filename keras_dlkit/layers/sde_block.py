@@ -70,7 +70,9 @@ class SDEBlock(keras.layers.Layer):
         unroll: Boolean. A copy of the step in the graph for each step,
             instead of one loop. `None` unrolls where a loop is slow: on JAX on
             CPU, for weights of rank 3 and more, as those of convolutions (on
-            PyTorch nothing is compiled). Defaults to `None`.
+            PyTorch nothing is compiled). On TensorFlow it is one loop, with
+            `jit_compile=True` too, where on CPU `True` may be faster for these
+            weights. Defaults to `None`.
         seed: Integer, or `None` for a random one.
         **kwargs: Those of `keras.layers.Layer`.
 

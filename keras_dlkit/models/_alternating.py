@@ -17,7 +17,6 @@ class AlternatingSDENet(AlternatingStep, SDENet):
 
     def __init__(self, *args, alternating=True, **kwargs):
         super().__init__(*args, alternating=True, **kwargs)
-        self._unknown_is_checked = False
 
     def compile(self, optimizer="rmsprop", *args, **kwargs):
         optimizer = keras.optimizers.get(optimizer)
@@ -66,9 +65,7 @@ class AlternatingSDENet(AlternatingStep, SDENet):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         if not self.built:
             self(x, training=False)
-        if not self._unknown_is_checked:  # the second phase asks for it late
-            self.unknown.check(x)
-            self._unknown_is_checked = True
+        self.check_unknown(x)  # the second phase asks for it late
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         self._groups()

@@ -1,7 +1,5 @@
 """Batches for members: in an order of their own, or a part of each."""
 
-import inspect
-import itertools
 import math
 import sys
 
@@ -12,6 +10,10 @@ from keras import ops
 from keras_dlkit import _keras
 from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
+from keras_dlkit.models._first_batch import are_arrays
+from keras_dlkit.models._first_batch import first_batch
+from keras_dlkit.models._first_batch import inputs_of
+from keras_dlkit.models._first_batch import rows_of
 
 
 class IndependentBatches(keras.utils.PyDataset):
@@ -90,13 +92,6 @@ def independent(arguments, members, seed):
     }
 
 
-def are_arrays(x):
-    return x is not None and all(
-        hasattr(t, "shape") and hasattr(t, "__getitem__")
-        for t in keras.tree.flatten(x)
-    )
-
-
 def check_arrays(x):
     if not are_arrays(x):
         raise ValueError(
@@ -109,27 +104,20 @@ def check_arrays(x):
 def check_split(arguments, members):
     """The arguments of `fit`, of batches that members can share evenly.
 
-    A generator is asked for its first batch, which is put back. A
-    `tf.data.Dataset` that does not say what its batches are looks at the first
-    one itself: a second iterator would shuffle anew.
+    A `tf.data.Dataset` that does not say what its batches are looks at the
+    first one itself.
     """
     x, size = arguments["x"], arguments["batch_size"]
-    if inspect.isgenerator(x):
-        first = list(itertools.islice(x, 1))
-        size = rows_of(first[0]) if first else None
-        # A generator again, which does not close that one when it is closed.
-        chained = (batch for batch in itertools.chain(first, x))
-        arguments = {**arguments, "x": chained}
-    elif isinstance(x, keras.utils.PyDataset):
-        size = rows_of(x[0])
-    elif _keras.is_tf_data(x):
+    if _keras.is_tf_data(x):
         size = _keras.tf_data_batch_size(x)
-        if size is None:
-            arguments = {**arguments, "x": _asserting(x, members)}
-    elif not size:
-        size = 32 if are_arrays(x) else _size_of(x)
+        x = _asserting(x, members) if size is None else x
+    elif are_arrays(x):
+        size = size or 32
+    else:
+        batch, x = first_batch(x)
+        size = _size_of(x) if batch is None else rows_of(batch)
     check_rows(size, members)
-    return arguments
+    return {**arguments, "x": x}
 
 
 def _size_of(loader):
@@ -139,17 +127,11 @@ def _size_of(loader):
     return sizes[0] or sizes[1]
 
 
-def rows_of(batch):
-    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    return len(leaves(x)[0])
-
-
 def _asserting(dataset, members):
     tf = sys.modules["tensorflow"]
 
     def check(index, batch):
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        rows = tf.shape(leaves(x)[0])[0]
+        rows = tf.shape(leaves(inputs_of(batch))[0])[0]
         fits = (index > 0) | (rows % members == 0)
         tf.debugging.Assert(fits, [_message(members, "the batch size"), rows])
         return batch

@@ -19,6 +19,7 @@ from keras_dlkit.models import _averages
 from keras_dlkit.models import _conversion
 from keras_dlkit.models import _independent_batches
 from keras_dlkit.models import _member_losses
+from keras_dlkit.models._first_batch import rows_of
 from keras_dlkit.models._members import Members
 from keras_dlkit.models._members import structure
 from keras_dlkit.models._members import tiled
@@ -388,7 +389,7 @@ class BatchEnsemble(keras.Model):
 
         Called by `train_on_batch`, and by that of `keras_dlkit.attach`.
         """
-        rows = _independent_batches.rows_of((x,))
+        rows = rows_of((x,))
         if self.member_batches == "split" and rows >= self._most_rows:
             _independent_batches.check_rows(rows, self.ensemble_size)
             self._most_rows = rows

@@ -354,9 +354,35 @@ def test_unknown_inputs_unlike_the_inputs_are_refused(ood, kind):
     with pytest.raises(
         ValueError, match=r"shape of the inputs.*\(4,\) float32; from `ood`"
     ):
-        fit(model)
+        # In the order of the paper also where `fit` cannot look at a batch.
+        model.prepare_step((X, Y)) if alternating else fit(model)
     for a, b in zip(before, weights(model)):
         np.testing.assert_array_equal(a, b)
+
+
+def test_unknown_inputs_are_looked_at_in_all_data():
+    tf = pytest.importorskip("tensorflow")
+
+    class Batch(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return X, Y
+
+    for data in (
+        (X, Y),
+        (Batch(),),
+        ((batch for batch in [(X, Y)]),),
+        (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8),),
+    ):
+        model = net(ood=lambda x: x[:, :2])
+        model.compile("sgd", CROSSENTROPY)
+        with pytest.raises(ValueError, match="shape of the inputs"):
+            model.fit(*data, verbose=0)
+        assert not model.optimizer.built
+    # A function that cannot be traced is left to the step.
+    net(ood=np.asarray).unknown.check(X)
 
 
 def test_unknown_inputs_of_a_structure_are_saved_with_it(tmp_path):
