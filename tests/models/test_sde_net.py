@@ -415,9 +415,11 @@ def test_images_of_bytes():
     def noisy(x):
         return ops.cast(x, "float32") - 0.5
 
-    for ood in ("gaussian", noisy, x):
-        floats = model("float32", ood)
-        floats.fit(x, Y, verbose=0)
+    for ood in (noisy, x):
+        unknown = numpy(model("float32", ood).unknown(x))
+        assert (unknown % 1 == (0.5 if ood is noisy else 0)).all()
+    history = model("float32", "gaussian").fit(x, Y, verbose=0).history
+    assert np.isfinite(history["loss_out"]).all()
     with pytest.raises(ValueError, match="`keras.Input` of float32"):
         model("uint8", "gaussian").fit(x, Y, verbose=0)
     for dtype, ood in (("uint8", noisy), ("float32", X)):
