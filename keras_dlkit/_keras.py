@@ -5,6 +5,7 @@ them has moved, that test fails and says which.
 """
 
 import contextlib
+import importlib
 import inspect
 import sys
 
@@ -193,8 +194,9 @@ def tf_data_batch_size(dataset):
     Without a look at its rows: a second iterator would shuffle anew. TensorFlow
     has no public name for it, and Keras finds it in the same way.
     """
-    from tensorflow.python.data.experimental.ops import distribute
-
+    distribute = importlib.import_module(
+        "tensorflow.python.data.experimental.ops.distribute"
+    )
     shapes = [getattr(t, "shape", None) for t in leaves(dataset.element_spec)]
     if any(shape is None or shape.rank == 0 for shape in shapes):
         return None  # not batched, or of other things than tensors
