@@ -80,7 +80,16 @@ def is_hub_task(model):
 
 def prepares_fit(model):
     """Whether `prepare_fit` is all that its own `fit` does first."""
-    return _is_of("keras_dlkit", type(model).fit)
+    return _checks(model, "fit") and hasattr(model, "prepare_fit")
+
+
+def _checks(model, name):
+    """Whether checks, which are made attached too, are all that it adds."""
+    return (
+        name in ("fit", "train_on_batch")
+        and name not in vars(model)
+        and _is_of("keras_dlkit", getattr(type(model), name))
+    )
 
 
 def _is_of(package, value):
@@ -93,9 +102,7 @@ def check_model(model):
             "`attach` takes a `keras.Model`. "
             f"Received: model={model!r} of type {type(model)}"
         )
-    loops = own(model, LOOPS)
-    if prepares_fit(model):  # and so does `Attached.fit`
-        loops.remove("fit")
+    loops = [name for name in own(model, LOOPS) if not _checks(model, name)]
     if is_hub_task(model):
         # Those of KerasHub preprocess and do nothing else.
         loops = [

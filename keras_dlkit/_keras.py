@@ -5,11 +5,15 @@ them has moved, that test fails and says which.
 """
 
 import contextlib
+import importlib
 import inspect
+import sys
 
 import keras
 from keras.src.backend.common import masking
 from keras.src.trainers import compile_utils
+
+from keras_dlkit._tree import leaves
 
 
 def compile_arguments(model):
@@ -176,6 +180,28 @@ def optimizer_slots(optimizer, variable):
         if isinstance(slot, keras.Variable) and slot.shape == variable.shape:
             found.append((name, slot))
     return found
+
+
+def is_tf_data(data):
+    """Whether it is a `tf.data.Dataset`; imports no TensorFlow to know."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(data, tensorflow.data.Dataset)
+
+
+def tf_data_batch_size(dataset):
+    """The batch size of a `tf.data.Dataset`; `None` where it does not say.
+
+    Without a look at its rows: a second iterator would shuffle anew. TensorFlow
+    has no public name for it, and Keras finds it in the same way.
+    """
+    distribute = importlib.import_module(
+        "tensorflow.python.data.experimental.ops.distribute"
+    )
+    shapes = [getattr(t, "shape", None) for t in leaves(dataset.element_spec)]
+    if any(shape is None or shape.rank == 0 for shape in shapes):
+        return None  # not batched, or of other things than tensors
+    size = int(distribute.compute_batch_size(dataset))
+    return None if size < 0 else size
 
 
 def running_fit(callback):

@@ -427,6 +427,7 @@ class Attached(TrainStep, Answers, keras.Model):
     def train_on_batch(self, x, y=None, *args, **kwargs):
         self._check_targets(y)
         self._build_optimizer()
+        getattr(self.model, "check_batch", lambda x: None)(x)
         logs = super().train_on_batch(x, y, *args, **kwargs)
         warn_of_steps(self.task_weighting)
         return logs

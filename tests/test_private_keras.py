@@ -242,6 +242,20 @@ def test_masks_stay_with_tensors_that_are_traced():
     assert model.predict(x, verbose=0).tolist() == [[1.0, 0.0]]
 
 
+def test_the_batch_size_of_tf_data():
+    tf = pytest.importorskip("tensorflow")
+    rows = tf.data.Dataset.range(10).map(lambda i: (tf.fill([3], i), i))
+    batches = rows.shuffle(10).batch(4)
+    assert _keras.is_tf_data(rows) and not _keras.is_tf_data([rows])
+    for dataset, size in (
+        (batches.prefetch(1).repeat(), 4),
+        (rows.batch(4, drop_remainder=True).map(lambda x, y: {"x": x}), 4),
+        (batches.map(lambda x, y: (x[1:], y)), None),
+        (rows, None),
+    ):
+        assert _keras.tf_data_batch_size(dataset) == size
+
+
 def test_each_helper_has_its_canary():
     """By name: a helper that no test here calls could break unseen."""
     here = pathlib.Path(__file__).read_text()

@@ -28,9 +28,20 @@ class MemberLayer:
 
     plain = None
     kernels: dict[str, str] = {}
+    # Options of the layer of Keras that are not known here.
+    unknown: tuple[str, ...] = ("lora_rank", "quantization_mode")
 
     def __init__(self, *args, ensemble_size, fast_learning_rate=1.0, **kwargs):
         super().__init__(*args, **kwargs)
+        for name in self.unknown:
+            # Versions of Keras do not have them all.
+            value = getattr(self, name, None)
+            if value:
+                raise ValueError(
+                    f"{type(self).__name__} does not know `{name}`. Received: "
+                    f"{name}={value!r}. Leave it out, or leave the layer of "
+                    "Keras, which all members share."
+                )
         self.ensemble_size = _checks.check_count(
             "ensemble_size", ensemble_size, at_least=1
         )

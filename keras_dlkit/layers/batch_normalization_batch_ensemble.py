@@ -56,16 +56,10 @@ class BatchNormalizationBatchEnsemble(
     """
 
     plain = keras.layers.BatchNormalization
+    unknown = (*MemberLayer.unknown, "renorm", "synchronized")
 
     def __init__(self, ensemble_size: int, **kwargs: Any):
         super().__init__(ensemble_size=ensemble_size, **kwargs)
-        for name in ("renorm", "synchronized"):
-            # Versions of Keras do not have them all.
-            if getattr(self, name, False):
-                raise ValueError(
-                    f"`{name}` is not known here. Received: {name}=True. Leave "
-                    "it out, or leave the layer shared."
-                )
 
     def call(self, inputs, training=None, mask=None):
         learns = training and self.trainable

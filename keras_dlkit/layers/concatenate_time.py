@@ -25,9 +25,13 @@ class ConcatenateTime(keras.layers.Layer):
     `SDEBlock`. This layer makes one tensor of them. It takes the arguments of
     `keras.layers.Layer`.
 
+    It has no `data_format`, and saves none: channels are where
+    `keras.config.image_data_format()` says when it is called, and last in
+    states of rank 2. So it fits layers around it that are left at that.
+
     Call arguments:
-        inputs: The state, `(batch, ..., channels)` (channels first with that
-            `image_data_format`), and the time, `(batch, 1)`.
+        inputs: The state, `(batch, ..., channels)` or `(batch, channels, ...)`,
+            and the time, `(batch, 1)`.
 
     State: none.
     Runs: in every forward pass.

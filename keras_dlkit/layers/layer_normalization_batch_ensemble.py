@@ -47,15 +47,10 @@ class LayerNormalizationBatchEnsemble(
     """
 
     plain = keras.layers.LayerNormalization
+    unknown = (*AffineMembers.unknown, "rms_scaling")
 
     def __init__(self, ensemble_size: int, **kwargs: Any):
         super().__init__(ensemble_size=ensemble_size, **kwargs)
-        if self.rms_scaling:
-            raise ValueError(
-                "`rms_scaling` is not known here. Received: rms_scaling="
-                f"{self.rms_scaling!r}. Use `keras.layers.RMSNormalization` "
-                "in the network, or leave the layer shared."
-            )
 
     def standardized(self, inputs):
         return ops.layer_normalization(

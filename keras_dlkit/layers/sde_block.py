@@ -18,6 +18,7 @@ from keras_dlkit.layers.concatenate_time import KONG
 from keras_dlkit.ops._dtypes import as_dtype
 from keras_dlkit.ops._dtypes import wide_dtype
 from keras_dlkit.ops._sde_steps import SOLVERS
+from keras_dlkit.ops.sde_integrate import checked_brownian
 from keras_dlkit.ops.sde_integrate import integrate
 
 
@@ -60,14 +61,18 @@ class SDEBlock(keras.layers.Layer):
         diffusion_at: `"start"`, or `"every"` to evaluate it at each step.
         solver: `"euler"`, `"heun"` (two drift evaluations a step) or
             `"milstein"` (two of the diffusion, which it needs at `"every"`
-            step): see `keras_dlkit.ops.sde_integrate`.
+            step and for each `"element"`, and which must depend on that
+            element alone: a dense diffusion does not): see
+            `keras_dlkit.ops.sde_integrate`.
         isolate_diffusion: Boolean. With `True`, as in the paper, a loss passes
             through the diffusion net without training it. `False` is a neural
             SDE that is trained by the loss.
         unroll: Boolean. A copy of the step in the graph for each step,
             instead of one loop. `None` unrolls where a loop is slow: on JAX on
             CPU, for weights of rank 3 and more, as those of convolutions (on
-            PyTorch nothing is compiled). Defaults to `None`.
+            PyTorch nothing is compiled). On TensorFlow it is one loop, with
+            `jit_compile=True` too, where on CPU `True` may be faster for these
+            weights. Defaults to `None`.
         seed: Integer, or `None` for a random one.
         **kwargs: Those of `keras.layers.Layer`.
 
@@ -90,7 +95,8 @@ class SDEBlock(keras.layers.Layer):
     Raises:
         TypeError, ValueError: At construction, for arguments out of range;
             when built, for a drift that changes the shape and a diffusion of
-            a shape other than `diffusion_shape`.
+            a shape other than `diffusion_shape`; when called, for a `brownian`
+            of another shape.
 
     Example:
 
@@ -161,6 +167,13 @@ class SDEBlock(keras.layers.Layer):
                 "`solver='milstein'` corrects for a diffusion that changes on "
                 "the way, and is Euler-Maruyama for one that stays. Received: "
                 "diffusion_at='start'. Use diffusion_at='every', or 'euler'."
+            )
+        if solver == "milstein" and diffusion_shape != "element":
+            raise ValueError(
+                "`solver='milstein'` is for a diffusion of each element that "
+                "depends on that element alone; for others it is no better "
+                f"than 'euler'. Received: diffusion_shape={diffusion_shape!r}. "
+                "Use diffusion_shape='element', or 'euler'."
             )
         self.isolate_diffusion = bool(isolate_diffusion)
         self.unroll = None if unroll is None else bool(unroll)
@@ -234,7 +247,11 @@ class SDEBlock(keras.layers.Layer):
         if brownian is None:
             brownian = self._draw(many)
         else:
-            brownian = ops.reshape(brownian, (self.num_steps, *ops.shape(many)))
+            expected = (self.num_steps, samples, *x.shape)
+            brownian = ops.reshape(
+                checked_brownian(brownian, expected),
+                (self.num_steps, *ops.shape(many)),
+            )
         outputs = self._integrate(
             many,
             self.sigma_inference,

@@ -62,8 +62,10 @@ class AlternatingSDENet(AlternatingStep, SDENet):
 
     def prepare_step(self, data):
         """Builds what a first step on some backends finds not built."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         if not self.built:
-            self(keras.utils.unpack_x_y_sample_weight(data)[0], training=False)
+            self(x, training=False)
+        self.check_unknown(x)  # the second phase asks for it late
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         self._groups()

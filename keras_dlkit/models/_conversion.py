@@ -44,7 +44,7 @@ def converted(model, copy_weights, shared, options):
                 "`shared` must be `None` or a regular expression of names of "
                 f"layers. Received: shared={shared!r}"
             ) from error
-    refused, count = [], 0
+    refused, count = {}, 0
 
     def change(layer):
         nonlocal count
@@ -52,11 +52,16 @@ def converted(model, copy_weights, shared, options):
             return _models.same(layer)
         kind = KINDS.get(type(layer))
         if kind is None:
-            refused.append(layer)
+            refused[layer.name] = type(layer).__name__
             return _models.same(layer)
         more = _options(kind, options, count)
         count += issubclass(kind, FastLayer)
-        return kind.from_config({**layer.get_config(), **more})
+        try:
+            return kind.from_config({**layer.get_config(), **more})
+        except (TypeError, ValueError) as error:  # of an option, as Keras says
+            reason = error.__context__ or error
+            refused[layer.name] = f"{type(layer).__name__}: {reason}"
+            return _models.same(layer)
 
     def copy(layer, new):
         if not copy_weights and layer.trainable_weights:
@@ -113,12 +118,11 @@ def _options(kind, options, count):
 def _check_refused(refused):
     if not refused:
         return
-    names = [layer.name for layer in refused]
-    pattern = "|".join(f"^{re.escape(name)}$" for name in names)
+    pattern = "|".join(f"^{re.escape(name)}$" for name in refused)
     raise ValueError(
         "`convert` knows the layers "
         f"{sorted(kind.__name__ for kind in KINDS)}. Received: "
-        + ", ".join(f"{x.name!r} ({type(x).__name__})" for x in refused)
+        + ", ".join(f"{name!r} ({what})" for name, what in refused.items())
         + f". Say `shared={pattern!r}` for members that share them as they "
         "are; or build the network from layers such as "
         "`keras_dlkit.layers.DenseBatchEnsemble`, and say `convert=False`."

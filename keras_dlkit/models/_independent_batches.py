@@ -1,12 +1,19 @@
-"""Batches in which each member of an ensemble has rows of its own order."""
+"""Batches for members: in an order of their own, or a part of each."""
 
 import math
+import sys
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dlkit import _keras
+from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
+from keras_dlkit.models._first_batch import are_arrays
+from keras_dlkit.models._first_batch import first_batch
+from keras_dlkit.models._first_batch import inputs_of
+from keras_dlkit.models._first_batch import rows_of
 
 
 class IndependentBatches(keras.utils.PyDataset):
@@ -85,13 +92,6 @@ def independent(arguments, members, seed):
     }
 
 
-def are_arrays(x):
-    return x is not None and all(
-        hasattr(t, "shape") and hasattr(t, "__getitem__")
-        for t in keras.tree.flatten(x)
-    )
-
-
 def check_arrays(x):
     if not are_arrays(x):
         raise ValueError(
@@ -102,16 +102,56 @@ def check_arrays(x):
 
 
 def check_split(arguments, members):
-    """Raises for a batch size that members cannot share evenly."""
-    x = arguments["x"]
-    size = arguments["batch_size"] or getattr(x, "batch_size", None)
-    if size is None and are_arrays(x):
-        size = 32
+    """The arguments of `fit`, of batches that members can share evenly.
+
+    A `tf.data.Dataset` that does not say what its batches are looks at the
+    first one itself.
+    """
+    x, size = arguments["x"], arguments["batch_size"]
+    if _keras.is_tf_data(x):
+        size = _keras.tf_data_batch_size(x)
+        x = _asserting(x, members) if size is None else x
+    elif are_arrays(x):
+        size = size or 32
+    else:
+        batch, x = first_batch(x)
+        size = _size_of(x) if batch is None else rows_of(batch)
+    check_rows(size, members)
+    return {**arguments, "x": x}
+
+
+def _size_of(loader):
+    """What a `DataLoader`, or its `batch_sampler`, says of itself."""
+    sampler = getattr(loader, "batch_sampler", None)
+    sizes = [getattr(each, "batch_size", None) for each in (loader, sampler)]
+    return sizes[0] or sizes[1]
+
+
+def _asserting(dataset, members):
+    tf = sys.modules["tensorflow"]
+
+    def check(index, batch):
+        rows = tf.shape(leaves(inputs_of(batch))[0])[0]
+        fits = (index > 0) | (rows % members == 0)
+        tf.debugging.Assert(fits, [_message(members, "the batch size"), rows])
+        return batch
+
+    return dataset.enumerate().map(check)
+
+
+def check_rows(size, members):
+    """Raises for a number of rows that members cannot share evenly."""
     if isinstance(size, int) and size % members:
         below = size - size % members
         raise ValueError(
-            '`member_batches="split"` takes a batch size that is a multiple of '
-            f"ensemble_size={members}. Received: batch_size={size}. Take "
+            f"{_message(members, f'batch_size={size}')}. Take "
             f"{below or members} or {below + members}; a last batch of fewer "
             'rows is fine. "tile" takes any.'
         )
+
+
+def _message(members, received):
+    return (
+        '`member_batches="split"` takes a batch size that is a multiple of '
+        f"ensemble_size={members}. Received: {received}"
+    )

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 from keras import ops
+from keras import tree
 
 from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
@@ -14,7 +15,10 @@ def make_source(ood, scale, seed_generator):
     if isinstance(ood, str) and ood == "gaussian":
         return Gaussian(scale, seed_generator)
     if isinstance(ood, dict) and "__rows__" in ood:
-        return Rows([Empty(**spec) for spec in ood["__rows__"]], seed_generator)
+        specs = ood["__rows__"]
+        paths = [tuple(spec["path"]) for spec in specs]
+        arrays = [Empty(spec["shape"], spec["dtype"]) for spec in specs]
+        return Rows(paths, arrays, seed_generator)
     if callable(ood):
         return Function(ood)
     if isinstance(ood, str) or not hasattr(ood, "__len__"):
@@ -24,13 +28,42 @@ def make_source(ood, scale, seed_generator):
             "`tf.data.Dataset`, a `keras.utils.PyDataset` or a PyTorch "
             f"DataLoader). Received: ood={ood!r} of type {type(ood)}"
         )
-    return Rows(read_rows(ood), seed_generator)
+    return Rows(*read_rows(ood), seed_generator)
 
 
 class Source(keras.layers.Layer):
     def __init__(self):
         super().__init__(autocast=False, dtype="float32")
         self.built = True
+        self.floats_for_images = True
+
+    def meet(self, stem):
+        """Notes whether the stem takes floats in the place of uint8.
+
+        A `keras.Input` of integers would make integers of them again.
+        """
+        tensors = leaves(getattr(stem, "inputs", None) or [])
+        self.floats_for_images = all("float" in t.dtype for t in tensors)
+
+    def check(self, inputs):
+        """Raises for inputs unlike what it gives, and draws nothing.
+
+        Args:
+            inputs: A batch, or what has its shapes and dtypes.
+        """
+        try:
+            specs = map_leaves(
+                lambda x: keras.KerasTensor((None, *x.shape[1:]), _dtype(x)),
+                inputs,
+            )
+        except (AttributeError, TypeError, ValueError):  # not of arrays
+            return
+        try:
+            self(specs)
+        except ValueError:
+            raise
+        except Exception:  # not to be traced: the step finds out
+            pass
 
 
 class Gaussian(Source):
@@ -41,13 +74,15 @@ class Gaussian(Source):
         self.scale, self.seed_generator = scale, seed_generator
 
     def call(self, inputs):
-        for x in leaves(inputs):
-            if "float" not in str(x.dtype) and "uint8" not in str(x.dtype):
+        for _, _, dtype in _places(inputs):
+            is_image = dtype == "uint8" and self.floats_for_images
+            if "float" not in dtype and not is_image:
                 raise ValueError(
                     "`ood='gaussian'` adds noise to the inputs, which must be "
-                    "floats, or images of uint8. Received: inputs of dtype "
-                    f"{keras.backend.standardize_dtype(x.dtype)}. Give `ood` "
-                    "a function of the inputs, or data."
+                    "floats, or images of uint8 with a stem that takes floats "
+                    "(a `keras.Input` of float32, then `Rescaling`). Received: "
+                    f"inputs of dtype {dtype}. Give `ood` a function of the "
+                    "inputs, or data."
                 )
         return map_leaves(self._noisy, inputs)
 
@@ -74,7 +109,7 @@ class Function(Source):
             unknown = self.function(inputs, training=True)
         else:
             unknown = self.function(inputs)
-        check_same_shapes(inputs, unknown)
+        _check_fits(inputs, _places(unknown), self.floats_for_images)
         return unknown
 
     def get_source(self):
@@ -84,9 +119,9 @@ class Function(Source):
 class Rows(Source):
     """Random rows of data that the model keeps."""
 
-    def __init__(self, arrays, seed_generator):
+    def __init__(self, paths, arrays, seed_generator):
         super().__init__()
-        self.seed_generator = seed_generator
+        self.paths, self.seed_generator = tuple(paths), seed_generator
         self.count = arrays[0].shape[0]
         self.rows = [
             self.add_weight(
@@ -104,28 +139,33 @@ class Rows(Source):
                 variable.assign(array)
 
     def call(self, inputs):
+        _check_fits(
+            inputs,
+            [
+                (path, tuple(rows.shape[1:]), rows.dtype)
+                for path, rows in zip(self.paths, self.rows)
+            ],
+        )
         known = leaves(inputs)
         chosen = keras.random.randint(
             (ops.shape(known[0])[0],), 0, self.count, seed=self.seed_generator
         )
-        unknown = [
-            ops.take(ops.convert_to_tensor(rows), chosen, axis=0)
-            for rows in self.rows
-        ]
-        self.check(inputs)
-        unknown = iter([ops.cast(u, x.dtype) for u, x in zip(unknown, known)])
+        unknown = iter(
+            [
+                ops.cast(
+                    ops.take(ops.convert_to_tensor(rows), chosen, axis=0),
+                    x.dtype,
+                )
+                for rows, x in zip(self.rows, known)
+            ]
+        )
         return map_leaves(lambda _: next(unknown), inputs)
-
-    def check(self, inputs):
-        known = [tuple(x.shape[1:]) for x in leaves(inputs)]
-        own = [tuple(rows.shape[1:]) for rows in self.rows]
-        if known != own:
-            _refuse(known, own)
 
     def get_source(self):
         return {
             "__rows__": [
-                {"shape": list(v.shape), "dtype": v.dtype} for v in self.rows
+                {"path": list(path), "shape": list(v.shape), "dtype": v.dtype}
+                for path, v in zip(self.paths, self.rows)
             ]
         }
 
@@ -138,13 +178,13 @@ class Empty:
 
 
 def read_rows(data):
-    """All rows of arrays, or of a data set of batches, as a list of arrays."""
+    """All rows of arrays, or of a data set of batches: paths and arrays."""
     if _is_arrays(data):
-        arrays = [np.asarray(array) for array in leaves(data)]
+        batches = [data]
     else:
-        batches = _batches(data)
-        columns = zip(*(leaves(_inputs_of(batch)) for batch in batches))
-        arrays = [np.concatenate([_numpy(b) for b in c]) for c in columns]
+        batches = [_inputs_of(batch) for batch in _batches(data)]
+    columns = zip(*map(leaves, batches))
+    arrays = [np.concatenate([*map(_rows_of, c)]) for c in columns]
     if not arrays or min(len(array) for array in arrays) < 1:
         raise ValueError(
             "`ood` must hold at least one row. "
@@ -156,7 +196,10 @@ def read_rows(data):
             f"Received: {[array.shape for array in arrays]}"
         )
     narrow = {"float64": "float32", "int64": "int32"}
-    return [a.astype(narrow.get(str(a.dtype), a.dtype)) for a in arrays]
+    leaves_of_one = tree.flatten_with_path(batches[0])
+    return [path for path, leaf in leaves_of_one if leaf is not None], [
+        a.astype(narrow.get(str(a.dtype), a.dtype)) for a in arrays
+    ]
 
 
 def _is_arrays(data):
@@ -176,20 +219,65 @@ def _inputs_of(batch):
     return batch[0] if isinstance(batch, (list, tuple)) else batch
 
 
-def _numpy(tensor):
-    return np.asarray(ops.convert_to_numpy(tensor))
+def _rows_of(tensor):
+    array = np.asarray(ops.convert_to_numpy(tensor))
+    if not array.ndim:
+        raise ValueError(
+            "The inputs of a batch of `ood` must be arrays, with an axis of "
+            f"rows first. Received: {tensor!r}"
+        )
+    return array
 
 
-def check_same_shapes(inputs, unknown):
-    known = [tuple(x.shape[1:]) for x in leaves(inputs)]
-    own = [tuple(u.shape[1:]) for u in leaves(unknown)]
-    if known != own:
-        _refuse(known, own)
+def _places(structure):
+    """Path, shape of a row and dtype of all leaves."""
+    return [
+        (path, tuple(getattr(leaf, "shape", ()))[1:], _dtype(leaf))
+        for path, leaf in tree.flatten_with_path(structure)
+        if leaf is not None
+    ]
 
 
-def _refuse(known, own):
-    raise ValueError(
-        "What `ood` gives must have the shape of the inputs, a row each. "
-        f"Received: inputs of shape {known}, and from `ood` {own}, without "
-        "the batch"
+def _dtype(leaf):
+    if not hasattr(leaf, "dtype"):
+        return type(leaf).__name__
+    return keras.backend.standardize_dtype(leaf.dtype)
+
+
+def _check_fits(inputs, own, floats_for_images=False):
+    """Raises unless places are those of the inputs, up to bits of a dtype."""
+    known = _places(inputs)
+    if len(known) != len(own) or not all(
+        path == own_path
+        and _same_shape(shape, own_shape)
+        and _same_kind(dtype, own_dtype, floats_for_images)
+        for (path, shape, dtype), (own_path, own_shape, own_dtype) in zip(
+            known, own
+        )
+    ):
+        raise ValueError(
+            "What `ood` gives must have the shape of the inputs, a row each, "
+            "their structure and their kind of dtype. Received: inputs of "
+            f"{_named(known)}; from `ood` {_named(own)}, without the batch"
+        )
+
+
+def _same_shape(known, own):
+    return len(known) == len(own) and all(
+        a == b or None in (a, b) for a, b in zip(known, own)
+    )
+
+
+def _same_kind(known, own, floats_for_images):
+    if known == "uint8":  # images: other integers have no room in it
+        return own == known or (floats_for_images and "float" in own)
+    return known == own or any(
+        kind in known and kind in own for kind in ("float", "int")
+    )
+
+
+def _named(places):
+    return ", ".join(
+        f"{'/'.join(map(str, path))}{': ' if path else ''}{shape} {dtype}"
+        for path, shape, dtype in places
     )

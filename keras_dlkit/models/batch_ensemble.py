@@ -19,6 +19,7 @@ from keras_dlkit.models import _averages
 from keras_dlkit.models import _conversion
 from keras_dlkit.models import _independent_batches
 from keras_dlkit.models import _member_losses
+from keras_dlkit.models._first_batch import rows_of
 from keras_dlkit.models._members import Members
 from keras_dlkit.models._members import structure
 from keras_dlkit.models._members import tiled
@@ -90,10 +91,10 @@ class BatchEnsemble(keras.Model):
             axis of members after that of the rows; with the others, each row
             is predicted by the member that it belongs to.
 
-    With `"split"` the batch size must be a multiple of `ensemble_size`; of a
-    last batch of fewer rows each counts once. Metrics are those of the
-    average, but in training with `"split"` and `"independent"` those of the
-    members.
+    With `"split"` the batch size, where the data say it, must be a multiple of
+    `ensemble_size`; of a last batch of fewer rows each counts once. Metrics are
+    those of the average, but in training with `"split"` and `"independent"`
+    those of the members.
 
     `member_predict(x)` gives the predictions of the members, `fold()` plain
     models of Keras.
@@ -105,9 +106,9 @@ class BatchEnsemble(keras.Model):
 
     Raises:
         TypeError, ValueError: At construction, for arguments out of range, for
-            a model that is subclassed or not built, and for layers that are
-            not known, by name; in `fit`, for a batch size that cannot be
-            split and for data without an order.
+            a model that is subclassed or not built, and for layers and options
+            of theirs that are not known, by name; in training, for rows that
+            cannot be split and for data without an order.
 
     Example:
 
@@ -180,6 +181,7 @@ class BatchEnsemble(keras.Model):
         self.member_batches = member_batches
         self.average = average
         self.seed = seed
+        self._most_rows = 0
         self.supports_masking = True
         self.built = True
         if convert:
@@ -369,13 +371,28 @@ class BatchEnsemble(keras.Model):
 
         Called by `fit`, and by that of `keras_dlkit.attach`.
         """
+        size = self.ensemble_size
         if self.member_batches == "split":
-            _independent_batches.check_split(arguments, self.ensemble_size)
+            return _independent_batches.check_split(arguments, size)
         if self.member_batches == "independent":
             return _independent_batches.independent(
-                arguments, self.ensemble_size, self.seed or 0
+                arguments, size, self.seed or 0
             )
         return arguments
+
+    def train_on_batch(self, x, *args, **kwargs):
+        self.check_batch(x)
+        return super().train_on_batch(x, *args, **kwargs)
+
+    def check_batch(self, x: Any) -> None:
+        """Raises for rows that cannot be split, unless more came before them.
+
+        Called by `train_on_batch`, and by that of `keras_dlkit.attach`.
+        """
+        rows = rows_of((x,))
+        if self.member_batches == "split" and rows >= self._most_rows:
+            _independent_batches.check_rows(rows, self.ensemble_size)
+            self._most_rows = rows
 
     # The members.
 

@@ -13,9 +13,12 @@ from keras_dlkit._papers import cites
 from keras_dlkit._random_state import RandomState
 from keras_dlkit._train_step import reads
 from keras_dlkit._tree import leaves
+from keras_dlkit.attach import _bound
 from keras_dlkit.layers.concatenate_time import KONG
 from keras_dlkit.layers.sde_block import SDEBlock
 from keras_dlkit.models import _range
+from keras_dlkit.models._first_batch import first_batch
+from keras_dlkit.models._first_batch import inputs_of
 from keras_dlkit.models._sampler import Sampler
 from keras_dlkit.models._unknown import make_source
 
@@ -53,9 +56,13 @@ class SDENet(keras.Model):
             a layer) to inputs of its shape: register it with
             `keras.saving.register_keras_serializable` to save the model.
             Arrays, or a data set of batches: random rows of it, which the
-            model keeps in its memory, and saves.
+            model keeps in its memory, and saves. What is given must have the
+            structure, shape and kind of dtype of the inputs.
         ood_scale: Float, at least 0, in the units of the inputs. Defaults to
-            `2.0`, as in the paper, whose inputs are standardized.
+            `2.0`, as in the paper, whose inputs are standardized. With images
+            of uint8 that is 2 of 255: scale it, and let the stem begin with a
+            `keras.Input` of float32 and `Rescaling`. The noisy ones are
+            floats, neither rounded nor clipped.
         ood_weight: Float, at least 0. The weight \(w\). Defaults to `1.0`.
         outputs: What the head gives: `"logits"` or `"probabilities"` of
             classes, along the last axis, or `"mean_and_scale"` (see
@@ -76,7 +83,8 @@ class SDENet(keras.Model):
 
     Sample weights and class weights act on the first term only. `fit` logs
     `loss_in` and `loss_out`, the two terms of the diffusion, beside `loss`,
-    their weighted sum with the first. The validation loss is the first alone.
+    their weighted sum with the first. The validation loss is the first alone;
+    so is `loss` with `alternating=True`, where the others have their own step.
 
     Raises:
         TypeError, ValueError: At construction, for arguments that are none;
@@ -156,6 +164,7 @@ class SDENet(keras.Model):
         self.loss_out = keras.metrics.Mean(name="loss_out")
         self._noted = None
         self._logs_diffusion = False
+        self._unknown_is_checked = False
         if stem.built and getattr(stem, "inputs", None):
             # A call, not `build`: Keras exports no model that was never called.
             self(_symbolic(stem.input_shape, stem))
@@ -165,6 +174,7 @@ class SDENet(keras.Model):
         if self.built:
             return
         _range.check_activation(self.block.diffusion)
+        self.unknown.meet(self.stem)
         hidden = self.stem(_symbolic(input_shape, self.stem))
         hidden = self.block(hidden)
         outputs = self.head(hidden)
@@ -212,6 +222,27 @@ class SDENet(keras.Model):
         g = self.block.diffusion(ops.stop_gradient(hidden), training=True)
         dtype = keras.backend.standardize_dtype(g.dtype)
         return g if dtype == "float64" else ops.cast(g, "float32")
+
+    # Unknown inputs are looked at before the first step: on JAX an error in it
+    # leaves a model without weights.
+
+    def fit(self, *args, **kwargs):
+        arguments = _bound(keras.Model.fit, self, args, kwargs)
+        if not self._unknown_is_checked:
+            batch, arguments["x"] = first_batch(arguments["x"])
+            if batch is not None:
+                self.check_unknown(inputs_of(batch))
+        return super().fit(**arguments)
+
+    def train_on_batch(self, x, *args, **kwargs):
+        self.check_unknown(x)
+        return super().train_on_batch(x, *args, **kwargs)
+
+    def check_unknown(self, inputs: Any) -> None:
+        """Raises for a first batch unlike what `ood` gives."""
+        if not self._unknown_is_checked:
+            self.unknown.check(inputs)
+            self._unknown_is_checked = True
 
     # Losses and logs.
 

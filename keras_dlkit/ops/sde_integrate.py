@@ -56,6 +56,9 @@ def sde_integrate(
     Returns:
         Tensor of the shape of `x`: the state at `t_end`.
 
+    Raises:
+        ValueError: For a `brownian` of another shape, and where it is missing.
+
     Example:
 
     ```python
@@ -82,6 +85,11 @@ def sde_integrate(
     def stateless(function):
         return lambda t, x, state: (function(t, x), state)
 
+    if brownian is None and diffusion is not None:
+        raise ValueError(
+            "A diffusion needs `brownian`, standard normals of shape "
+            "(num_steps, *x.shape). Received: brownian=None"
+        )
     if not callable(diffusion):
         fixed, diffusion = diffusion, lambda t, x: fixed
     x, _ = integrate(
@@ -136,12 +144,14 @@ def integrate(
         return call
 
     drift, diffusion = value(drift), value(diffusion)
+    if brownian is not None:
+        brownian = checked_brownian(brownian, (num_steps, *x.shape))
 
     def body(k, carry, slope=None):
         x, *state = carry
         dw = None
         if brownian is not None:
-            dw = as_dtype(ops.convert_to_tensor(brownian[k]), dtype) * root
+            dw = as_dtype(brownian[k], dtype) * root
         x, state = step(
             drift, diffusion, times[k], dt, x, dw, list(state), slope
         )
@@ -153,3 +163,17 @@ def integrate(
     run = loop.python_loop if unroll else loop.compiled_loop
     x, *state = run(body, carry, start, num_steps)
     return x, state
+
+
+def checked_brownian(brownian, shape):
+    """`brownian` as a tensor, an error where it is not of that shape."""
+    brownian = ops.convert_to_tensor(brownian)
+    found, shape = tuple(brownian.shape), tuple(shape)
+    if len(found) != len(shape) or any(
+        a != b for a, b in zip(found, shape) if None not in (a, b)
+    ):
+        raise ValueError(
+            "`brownian` must hold a standard normal for each step and element "
+            f"of the state: {shape}, the steps first. Received: {found}"
+        )
+    return brownian

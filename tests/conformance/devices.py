@@ -13,6 +13,7 @@ import re
 import keras
 import numpy as np
 
+import keras_dlkit as dlkit
 from tests.conformance import modes
 from tests.conformance import registry
 
@@ -81,6 +82,29 @@ def compare(case, mode, process=0):
     print(f"{case.name}: {promise}", flush=True)
 
 
+def predictions(scope):
+    """Of each net that has several, with the random numbers of one seed."""
+    x = np.random.default_rng(0).normal(size=(BATCH, 6)).astype("float32")
+    with scope() as creation:
+        with creation():
+            keras.utils.set_random_seed(0)
+            hidden = keras.layers.Dense(6, name="hidden")
+            last = keras.layers.Dense(3, "softmax", name="last")
+            net = keras.Sequential([keras.Input((6,)), hidden, last])
+            ensemble = dlkit.models.BatchEnsemble(net, 2, seed=0)
+            sde = registry.as_sde_net(net)
+        found = sde.predict_uncertainty(x, 3, batch_size=BATCH, verbose=0)
+        return {**found, "members": ensemble.member_predict(x)}
+
+
+def compare_predictions(mode):
+    several, one = predictions(mode.scope), predictions(modes.one_device)
+    assert (one["std"] > 1e-4).all()
+    for name, value in one.items():
+        np.testing.assert_allclose(several[name], value, rtol=1e-4, atol=1e-6)
+    print(f"predictions: {modes.EQUAL}", flush=True)
+
+
 # That there were several devices.
 
 
@@ -141,4 +165,7 @@ if __name__ == "__main__":
     mode = modes.MODES[arguments.mode]
     set_up(mode, arguments.address, arguments.process)
     for name in arguments.cases:
-        compare(CASES[name], mode, arguments.process)
+        if name == "predictions":
+            compare_predictions(mode)
+        else:
+            compare(CASES[name], mode, arguments.process)

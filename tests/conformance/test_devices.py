@@ -50,7 +50,12 @@ def cases(mode):
 )
 def test_it_equals_one_device(mode, names):
     if mode.processes == 1:
-        check(run_script(SCRIPT, mode.name, *names), mode, names)
+        shares_rows = mode.name in ("mirrored", "data_parallel")
+        more = ["predictions"] if names == QUICK and shares_rows else []
+        output = run_script(SCRIPT, mode.name, *names, *more)
+        check(output, mode, names)
+        for name in more:
+            assert f"{name}: {modes.EQUAL}\n" in output
         return
     ends = workers.run(SCRIPT, mode.name, *names, timeout=TIMEOUT)
     for code, output in ends:

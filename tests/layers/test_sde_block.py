@@ -1,3 +1,4 @@
+import re
 import warnings
 
 import keras
@@ -66,13 +67,37 @@ def test_without_noise_it_is_exactly_the_ode():
     assert np.abs(first - second).max() > 1e-3  # other noise at each call
 
 
+def of_solver(solver):
+    """Milstein's is a diffusion of each element by itself."""
+    if solver != "milstein":
+        return {"solver": solver}
+    return {
+        "solver": solver,
+        "diffusion": layers.Activation("sigmoid"),
+        "diffusion_shape": "element",
+        "diffusion_at": "every",
+    }
+
+
+def test_milstein_against_float64():
+    b = block(**of_solver("milstein"))
+    found = numpy(b(X, brownian=Z, training=True))
+    kernel, bias = (np.asarray(numpy(w), "float64") for w in b.drift.weights)
+    x, root = X.astype("float64"), np.sqrt(0.5)
+
+    def noise(x):
+        return 0.5 / (1 + np.exp(-x))
+
+    for z in Z:
+        there = x + np.tanh(x @ kernel + bias) * 0.5
+        change = (noise(there + noise(x) * root) - noise(x)) / root
+        x = there + noise(x) * root * z + change * 0.5 * (z**2 - 1) / 2
+    np.testing.assert_allclose(found, x, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("solver", ["euler", "heun", "milstein"])
 def test_samples_are_the_paths_one_by_one(solver):
-    b = block(
-        solver=solver,
-        diffusion_at="every" if solver == "milstein" else "start",
-        sigma_inference=2.0,
-    )
+    b = block(sigma_inference=2.0, **of_solver(solver))
     b(X)
     z = np.random.default_rng(2).normal(size=(4, 6, 5, 3)).astype("float32")
     found = numpy(b.sample(X, 6, brownian=z))
@@ -234,6 +259,11 @@ def test_saved_and_loaded(tmp_path):
         ({"t_end": 0.0}, ValueError, "t_end.*more than 0"),
         ({"solver": "rk4"}, ValueError, "solver"),
         ({"solver": "milstein"}, ValueError, "diffusion_at='every'"),
+        (
+            {"solver": "milstein", "diffusion_at": "every"},
+            ValueError,
+            "diffusion_shape='sample'.*'element', or 'euler'",
+        ),
         ({"diffusion_shape": "row"}, ValueError, "diffusion_shape"),
         ({"drift": lambda x: x}, TypeError, "drift.*Layer"),
         ({"diffusion": "dense"}, TypeError, "diffusion.*Layer"),
@@ -258,3 +288,66 @@ def test_bad_arguments(arguments, error, message):
 def test_nets_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
         block(**arguments)(X)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 5, 3), (5, 5, 3), (4, 5, 1), (5, 4, 3), (5, 3)]
+)
+def test_increments_of_another_shape_are_refused(shape):
+    b = block()
+    expected = (
+        rf"\(4, 5, 3\), the steps first. Received: {re.escape(str(shape))}"
+    )
+    with pytest.raises(ValueError, match=expected):
+        b(X, brownian=np.zeros(shape, "float32"))
+
+
+def test_increments_of_samples_have_the_steps_first():
+    b = block()
+    b(X)
+    with pytest.raises(ValueError, match=r"\(4, 6, 5, 3\).*\(6, 4, 5, 3\)"):
+        b.sample(X, 6, brownian=np.zeros((6, 4, 5, 3), "float32"))
+
+
+def graph_size(num_steps, unroll):
+    """Operations of the loss and its gradient, those in loops included."""
+    b = block(num_steps=num_steps, unroll=unroll)
+    b(X)
+
+    def loss(x):
+        return ops.sum(b(x, training=True) ** 2)
+
+    if keras.config.backend() == "jax":
+        import jax
+
+        def count(jaxpr):
+            jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+            inner = [
+                value
+                for equation in jaxpr.eqns
+                for value in jax.tree.leaves(tuple(equation.params.values()))
+                if hasattr(getattr(value, "jaxpr", value), "eqns")
+            ]
+            return len(jaxpr.eqns) + sum(map(count, inner))
+
+        return count(jax.make_jaxpr(jax.grad(loss))(X))
+    import tensorflow as tf
+
+    @tf.function
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(x)
+        return tape.gradient(value, x)
+
+    graph = gradient.get_concrete_function(tf.constant(X)).graph.as_graph_def()
+    return len(graph.node) + sum(
+        len(f.node_def) for f in graph.library.function
+    )
+
+
+def test_the_graph_does_not_grow_with_the_steps():
+    if keras.config.backend() == "torch":
+        return  # nothing is compiled
+    assert graph_size(4, None) == graph_size(40, None)
+    assert graph_size(8, True) > graph_size(4, True)  # which is what to see

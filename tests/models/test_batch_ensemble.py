@@ -211,7 +211,10 @@ def test_a_step_is_the_mean_of_those_of_the_members(
     biases = {n: arrays([model.network.get_layer(n).bias])[0] for n in names}
     plain = model.fold()
     start = [arrays(net.weights) for net in plain]
-    loss, expected_loss = model.train_on_batch(x, y, sample_weight)[0], 0.0
+    # In one batch, which is a last one where it has fewer rows.
+    fit = {"batch_size": 12, "shuffle": False, "verbose": 0}
+    history = model.fit(x, y, sample_weight=sample_weight, **fit).history
+    loss, expected_loss = history["loss"][0], 0.0
     steps = {name: [np.zeros_like(a) for a in before[name]] for name in names}
     for m, (part, share) in enumerate(shares(member_batches, rows)):
         if not len(part):
@@ -792,26 +795,113 @@ def test_layers_that_are_not_known_are_named_all_of_them():
             Own(name="own"),
             layers.Bidirectional(layers.GRU(3), name="both_ways"),
             layers.PReLU(name="p"),
+            layers.Dense(2, lora_rank=1, name="low_rank"),
+            # Other backends do not have it.
+            layers.BatchNormalization(
+                synchronized=BACKEND == "tensorflow", name="of_all"
+            ),
             layers.Dense(2),
         ]
     )
-    message = r"'own' \(Own\), 'both_ways' \(Bidirectional\), 'p' \(PReLU\)"
-    with pytest.raises(ValueError, match=message):
-        BatchEnsemble(net, 2)
+    messages = [
+        r"'own' \(Own\), 'both_ways' \(Bidirectional\), 'p' \(PReLU\)",
+        r"'low_rank' \(Dense: DenseBatchEnsemble does not know `lora_rank`",
+        r"shared='\^own\$.*\^low_rank\$",
+    ]
+    if BACKEND == "tensorflow":
+        messages.append(r"'of_all' \(BatchNormalization: .*synchronized=True")
+    for message in messages:
+        with pytest.raises(ValueError, match=message):
+            BatchEnsemble(net, 2)
 
 
-def test_batches_that_cannot_be_split_or_ordered_are_refused():
+class Batches(keras.utils.PyDataset):
+    """Of the rows, but for the last ones."""
+
+    def __init__(self, rows, total=22):
+        super().__init__()
+        self.rows, (self.x, self.y, _) = rows, data(total)
+
+    def __len__(self):
+        return -(-len(self.x) // self.rows)
+
+    def __getitem__(self, index):
+        part = slice(index * self.rows, (index + 1) * self.rows)
+        return self.x[part], self.y[part]
+
+
+def generator(rows):
+    batches = Batches(rows)
+    return (batches[i] for i in range(len(batches)))
+
+
+def torch_loader(rows, **options):
+    torch = pytest.importorskip("torch")
+    x, y, _ = data(22)
+    rows_of = torch.utils.data.TensorDataset(
+        torch.from_numpy(x), torch.from_numpy(y)
+    )
+    return torch.utils.data.DataLoader(rows_of, rows, **options)
+
+
+def torch_sampler(rows):
+    torch = pytest.importorskip("torch")
+    sampler = torch.utils.data.BatchSampler(range(22), rows, drop_last=False)
+    return torch_loader(1, batch_sampler=sampler)
+
+
+def tf_data(rows):
+    tf = pytest.importorskip("tensorflow")
+    x, y, _ = data(22)
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(rows).prefetch(1)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        Batches,
+        generator,
+        torch_loader,
+        torch_sampler,
+        tf_data,
+        lambda rows: tf_data(rows).map(lambda x, y: (x, y)),
+    ],
+)
+def test_batches_that_cannot_be_split_are_refused(source):
+    model = ensemble(member_batches="split")
+    before = arrays(model.weights)
+    # Of the second a data set says it that finds out on the way.
+    received = r"(?s)Received: (batch_size=10. Take 8|the batch size.*10)"
+    for _ in range(2):  # not only a first time
+        with pytest.raises(Exception, match=received):
+            model.fit(source(10), shuffle=False, verbose=0)
+    for a, b in zip(before, arrays(model.weights)):
+        np.testing.assert_array_equal(a, b)
+    # Not from 0 where TensorFlow counts a step that has no batch.
+    start = int(arrays([model.optimizer.iterations])[0])
+    model.fit(source(8), steps_per_epoch=3, shuffle=False, verbose=0)
+    assert int(arrays([model.optimizer.iterations])[0]) == start + 3
+
+
+def test_rows_that_cannot_be_split_or_ordered_are_refused():
     x, y, _ = data(22)
     model = ensemble(member_batches="split")
     before = arrays(model.weights)
-    with pytest.raises(
-        ValueError, match="Received: batch_size=10. Take 8 or 12"
-    ):
-        model.fit(x, y, batch_size=10, verbose=0)
+    for net in (model, dlkit.attach(model)):
+        for train in (
+            lambda: net.fit(x, y, batch_size=10, verbose=0),  # noqa: B023
+            lambda: net.train_on_batch(x[:10], y[:10]),  # noqa: B023
+        ):
+            with pytest.raises(
+                ValueError, match="Received: batch_size=10. Take 8 or 12"
+            ):
+                train()
     with pytest.raises(ValueError, match="takes arrays"):
         ensemble(member_batches="independent").fit(iter([(x, y)]), verbose=0)
     for a, b in zip(before, arrays(model.weights)):
         np.testing.assert_array_equal(a, b)
+    model.train_on_batch(x[:12], y[:12])
+    model.train_on_batch(x[12:], y[12:])  # the last ones: fewer
 
 
 def test_what_is_not_trained_is_copied_in_any_case():

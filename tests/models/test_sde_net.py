@@ -110,24 +110,29 @@ def gradient(function, parameters, which):
 
 
 TASK, DIFFUSION = (0, 1, 2, 3, 6, 7), (4, 5)
+RATE, RATE_OF_DIFFUSION, WEIGHT = 0.1, 0.03, 0.7
 
 
 def expected_step(parameters, alternating):
     after = [p.copy() for p in parameters]
     task = gradient(lambda p: losses(p, X, Y)[0], parameters, TASK)
     for index, g in zip(TASK, task):
-        after[index] -= 0.1 * g
+        after[index] -= RATE * g
     seen = after if alternating else parameters
     own = gradient(lambda p: sum(losses(p, X, Y)[1:]), seen, DIFFUSION)
     for index, g in zip(DIFFUSION, own):
-        after[index] -= 0.1 * g
+        after[index] -= RATE_OF_DIFFUSION * WEIGHT * g
     return after
 
 
 @pytest.mark.parametrize("alternating", [False, True])
 def test_one_step_by_hand(alternating):
     model = compiled(
-        two_rates(), sigma=0.0, ood=opposite, alternating=alternating
+        two_rates(RATE, RATE_OF_DIFFUSION),
+        sigma=0.0,
+        ood=opposite,
+        ood_weight=WEIGHT,
+        alternating=alternating,
     )
     before = [w.astype("float64") for w in weights(model)]
     history = fit(model, epochs=1, batch_size=24)
@@ -139,7 +144,7 @@ def test_one_step_by_hand(alternating):
         _, known, unknown = losses([*moved[:4], *before[4:6], *moved[6:]], X, Y)
         np.testing.assert_allclose(history["loss"], task, rtol=1e-5)
     else:
-        total = task + known + unknown
+        total = task + WEIGHT * (known + unknown)
         np.testing.assert_allclose(history["loss"], total, rtol=1e-5)
     np.testing.assert_allclose(history["loss_in"], known, rtol=1e-5)
     np.testing.assert_allclose(history["loss_out"], unknown, rtol=1e-5)
@@ -232,6 +237,30 @@ def test_uncertainty_without_noise_is_the_prediction():
 
 
 @slow_to_compile
+def test_stem_and_diffusion_are_called_once_for_all_samples():
+    seen = {}
+
+    class Noted(layers.Layer):
+        def call(self, x):
+            seen.setdefault(self.name, []).append(x.shape[0])
+            return x
+
+    def noted(name, *others):
+        return keras.Sequential([*others[:-1], Noted(name=name), others[-1]])
+
+    model = net(
+        stem=noted("stem", keras.Input((4,)), layers.Dense(3)),
+        diffusion=noted("diffusion", layers.Dense(1, "sigmoid")),
+        head=noted("head", layers.Dense(3)),
+    )
+    model.compile(run_eagerly=True)
+    for _ in range(2):  # the first builds
+        seen.clear()
+        model.predict_uncertainty(X, 10, verbose=0)
+    assert seen == {"stem": [24], "diffusion": [24], "head": [240]}
+
+
+@slow_to_compile
 def test_regression():
     model = compiled(
         loss=dlkit.losses.GaussianNegativeLogLikelihood(),
@@ -303,11 +332,99 @@ def test_the_noise_has_its_scale():
     assert abs(noise.std() - 3.0) < 0.1
 
 
-@pytest.mark.parametrize("ood", [lambda x: x[:, :2], np.zeros((5, 3))])
-@pytest.mark.parametrize("built", [True, False])
-def test_unknown_inputs_of_another_shape_are_refused(ood, built):
-    with pytest.raises(ValueError, match=r"shape of the inputs.*\(4,\)"):
-        fit(compiled(ood=ood, built=built))
+@pytest.mark.parametrize(
+    "ood",
+    [
+        lambda x: x[:, :2],
+        lambda x: [x],
+        lambda x: ops.cast(x, "int32"),
+        np.zeros((5, 3)),
+        {"a": np.zeros((5, 4))},
+        np.zeros((5, 4), "uint8"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["built", "lazy", "alternating"])
+def test_unknown_inputs_unlike_the_inputs_are_refused(ood, kind):
+    alternating = kind == "alternating"
+    optimizer = two_rates() if alternating else None
+    model = compiled(
+        optimizer, ood=ood, built=kind != "lazy", alternating=alternating
+    )
+    before = weights(model)
+    with pytest.raises(
+        ValueError, match=r"shape of the inputs.*\(4,\) float32; from `ood`"
+    ):
+        # In the order of the paper also where `fit` cannot look at a batch.
+        model.prepare_step((X, Y)) if alternating else fit(model)
+    for a, b in zip(before, weights(model)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_unknown_inputs_are_looked_at_in_all_data():
+    tf = pytest.importorskip("tensorflow")
+
+    class Batch(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return X, Y
+
+    for data in (
+        (X, Y),
+        (Batch(),),
+        ((batch for batch in [(X, Y)]),),
+        (tf.data.Dataset.from_tensor_slices((X, Y)).batch(8),),
+    ):
+        model = net(ood=lambda x: x[:, :2])
+        model.compile("sgd", CROSSENTROPY)
+        with pytest.raises(ValueError, match="shape of the inputs"):
+            model.fit(*data, verbose=0)
+        assert not model.optimizer.built
+    # A function that cannot be traced is left to the step.
+    net(ood=np.asarray).unknown.check(X)
+
+
+def test_unknown_inputs_of_a_structure_are_saved_with_it(tmp_path):
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    stem = keras.Model({"a": a, "b": b}, layers.Dense(3)(a + b))
+    x = {"a": X, "b": -X}
+    model = compiled(stem=stem, ood=x)
+    model.save(tmp_path / "net.keras")
+    model = keras.saving.load_model(tmp_path / "net.keras")
+    assert np.isfinite(model.fit(x, Y, verbose=0).history["loss_out"]).all()
+    drawn = {name: numpy(rows) for name, rows in model.unknown(x).items()}
+    np.testing.assert_array_equal(drawn["a"], -drawn["b"])
+    with pytest.raises(ValueError, match="a: .* float32, b: .*; from `ood` 0:"):
+        compiled(stem=stem, ood=[X, X]).fit(x, Y, verbose=0)
+
+
+def test_images_of_bytes():
+    """Unknown ones are floats, which an `Input` of bytes would cut off."""
+    x = RNG.integers(0, 256, (24, 4)).astype("uint8")
+
+    def model(dtype, ood):
+        inputs = keras.Input((4,), dtype=dtype)
+        return compiled(
+            stem=keras.Sequential(
+                [inputs, layers.Rescaling(1 / 255), layers.Dense(3)]
+            ),
+            ood=ood,
+        )
+
+    def noisy(x):
+        return ops.cast(x, "float32") - 0.5
+
+    for ood in (noisy, x):
+        unknown = numpy(model("float32", ood).unknown(x))
+        assert (unknown % 1 == (0.5 if ood is noisy else 0)).all()
+    history = model("float32", "gaussian").fit(x, Y, verbose=0).history
+    assert np.isfinite(history["loss_out"]).all()
+    with pytest.raises(ValueError, match="`keras.Input` of float32"):
+        model("uint8", "gaussian").fit(x, Y, verbose=0)
+    for dtype, ood in (("uint8", noisy), ("float32", X)):
+        with pytest.raises(ValueError, match="inputs of .4,. uint8; from .* f"):
+            model(dtype, ood).fit(x, Y, verbose=0)
 
 
 # Bad input.

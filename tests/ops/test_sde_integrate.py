@@ -123,6 +123,16 @@ def test_order_without_noise(solver, order):
     assert abs(np.log2(error(8) / error(16)) - order) < 0.35
 
 
+def test_noise_that_is_missing_or_of_another_shape_is_refused():
+    x = ops.ones((2, 3))
+    for brownian, message in (
+        (None, "brownian=None"),
+        (np.zeros((3, 2, 3)), r"\(4, 2, 3\).*Received: \(3, 2, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            integrate(lambda t, x: x, x, x, brownian, num_steps=4, t_end=1.0)
+
+
 def test_floats_of_16_bits_are_carried_in_float32():
     """1,000 steps, each of which float16 would round away."""
     end = integrate(
