@@ -8,6 +8,7 @@ import contextlib
 import inspect
 
 import keras
+from keras import tree
 from keras.src.backend.common import masking
 from keras.src.trainers import compile_utils
 
@@ -225,6 +226,24 @@ def strategy_scope(model):
     """Where variables are made, on TensorFlow under a strategy."""
     strategy = getattr(model, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+class BuildsOnRows:
+    """Mixed into a model on TensorFlow: built on the rows that one replica has.
+
+    Of several replicas Keras takes the mean, in which class numbers are floats.
+    """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        strategy = self.distribute_strategy
+        if iterator is not None and strategy.num_replicas_in_sync > 1:
+            _, _, batches = next(iter(iterator))
+            data_batch = tree.map_structure(
+                lambda t: strategy.experimental_local_results(t)[0],
+                next(batches),
+            )
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
 
 
 def give_state_back(model, state):

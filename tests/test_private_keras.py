@@ -270,6 +270,7 @@ def test_private_names_are_touched_in_one_place():
             "_jax_state",
             "_jax_state_synced",
             "_symbolic_build",
+            "_maybe_symbolic_build",
             "_initializer",
             "_initial_epoch",
             "_async_train",
@@ -356,3 +357,35 @@ def test_an_error_in_a_step_takes_the_values_along(way):
         assert _keras.give_state_of_fit_back() is False
     for a, b in zip(model.get_weights(), before):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="strategies are TensorFlow's"
+)
+def test_a_model_under_a_strategy_is_built_on_a_batch():
+    """For `BuildsOnRows`; two replicas are in `conformance/devices.py`."""
+    import tensorflow as tf
+
+    seen = []
+
+    class Notes(_keras.BuildsOnRows, keras.Sequential):
+        def _symbolic_build(self, iterator=None, data_batch=None):
+            seen.append(data_batch)
+            super()._symbolic_build(iterator, data_batch)
+
+    class Two:
+        """Says that it has two replicas."""
+
+        num_replicas_in_sync = 2
+
+        def __getattr__(self, name):
+            return getattr(strategy, name)
+
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        model = Notes([keras.Input((4,)), keras.layers.Dense(3)])
+        model.compile("sgd", zoo.CROSSENTROPY)
+    model._distribute_strategy = Two()
+    model.evaluate(zoo.rows(), zoo.labels(), batch_size=4, verbose=0)
+    ((x, y),) = seen
+    assert x.shape == (4, 4) and y.dtype.is_integer
