@@ -346,6 +346,7 @@ class Attached(TrainStep, Answers, keras.Model):
             y = part.encode(y)
         return y
 
+    @_step_batch.explained
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
@@ -383,6 +384,7 @@ class Attached(TrainStep, Answers, keras.Model):
             )
         return losses, total - ops.stop_gradient(sum(losses.values()))
 
+    @_step_batch.explained
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y = self._encode(_step_batch.metric_targets(y))
         x = _step_batch.plain_inputs(x)

@@ -10,9 +10,12 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from tests import zoo
+from tests.running import assert_same
 from tests.running import mostly_slow_to_compile
 from tests.running import run
 from tests.running import weights_of
+
+BACKEND = keras.config.backend()
 
 
 class OwnStep(keras.Sequential):
@@ -233,6 +236,41 @@ def test_labels_out_of_range_before_any_step():
     with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
         model.test_on_batch(wrong["x"], wrong["y"])
     assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 0
+
+
+class Given(keras.utils.PyDataset):
+    def __init__(self, *batch):
+        super().__init__()
+        self.batch = batch
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.batch
+
+
+@pytest.mark.parametrize(
+    ("y", "match"),
+    [
+        (zoo.labels()[:8], "Integer targets.*num_classes="),
+        (zoo.rows()[:5, :3], r"same batch size.*8, 4.*5, 3"),
+    ],
+    ids=["integers", "rows"],
+)
+def test_data_sets_of_which_a_part_can_say_what_is_wrong(y, match):
+    """Keras has a word on shapes before that, as it builds loss and metrics."""
+    if BACKEND == "tensorflow" and len(y) != 8:
+        pytest.skip("data sets there have any number of rows")
+    for arguments in ({}, {"metrics": ["mse"]}):
+        net, data, _ = zoo.make("sequential")
+        before = net.get_weights()
+        model = dlkit.attach(net, dlkit.layers.MixUp())
+        model.compile("sgd", "categorical_crossentropy", **arguments)
+        for name in ("fit", "evaluate"):
+            with pytest.raises(ValueError, match=match):
+                getattr(model, name)(Given(data["x"][:8], y), verbose=0)
+        assert_same(net.get_weights(), before)
 
 
 @pytest.mark.parametrize(

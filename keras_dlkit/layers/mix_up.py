@@ -50,8 +50,9 @@ class MixUp(MixingPart):
             `y` with an integer or `None` an output. Integer targets of such
             an output, of shape `(batch, ...)` or `(batch, 1)`, become one-hot
             float32 of shape `(batch, ..., num_classes)`, in training and
-            evaluation, so that one categorical loss serves both. Targets that
-            are floats already stay. Integer targets of an output without
+            evaluation, so that one categorical loss serves both; so do boolean
+            ones, unless their last axis is of `num_classes` already. Targets
+            that are floats stay. Integer targets of an output without
             `num_classes` are refused, unless they are `multi_label`.
         inputs: `None` (every entry of `x`), or the keys (for a dict) or
             indices (for a list or tuple) of those to blend. Integer inputs

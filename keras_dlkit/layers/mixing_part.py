@@ -168,13 +168,11 @@ class MixingPart(BatchPart):
 
     def _encode(self, y, classes, multi_label, path):
         del path
-        if not is_integer(y):
-            return y
-        if multi_label:
+        if classes is not None and _targets.are_classes(y, classes):
+            return _targets.one_hot(y, classes)
+        if multi_label and is_integer(y):
             return ops.cast(y, "float32")
-        if classes is None:
-            return y  # another part may know what they are
-        return _targets.one_hot(y, classes)
+        return y  # another part may know what they are
 
     def check_targets(self, y):
         def check(target, classes, multi_label, path):

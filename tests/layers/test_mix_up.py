@@ -61,6 +61,17 @@ def test_integer_targets_of_any_rank(shape, encoded):
     check(y, expected)
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3), (4, 2)])
+def test_booleans_are_classes_unless_they_are_one_hot(shape):
+    labels = RNG.integers(0, 2, shape)
+    y = dlkit.layers.MixUp(num_classes=2)(
+        (images(), labels > 0), training=False
+    )
+    kept = shape == (4, 2)
+    expected = labels if kept else np.eye(2)[labels.reshape(4, -1).squeeze()]
+    np.testing.assert_array_equal(y[1], expected)
+
+
 def test_any_structure_mixes_with_one_draw():
     x = {"image": images(), "row": RNG.normal(size=(4, 2)).astype("float32")}
     y = [RNG.integers(0, 3, 4), RNG.normal(size=4).astype("float32")]
@@ -278,6 +289,10 @@ def test_labels_out_of_range():
     # A compiled step cannot raise: it says so with NaN.
     y = ops.convert_to_numpy(part.encode(ops.convert_to_tensor([0, 3, -1, 2])))
     assert np.isnan(y).all(1).tolist() == [False, True, True, False]
+    if keras.config.backend() != "jax":  # which has no more than 32 bits
+        y = ops.convert_to_tensor(np.array([2**32 + 1, -(2**32), 1]), "int64")
+        y = ops.convert_to_numpy(part.encode(y))
+        assert np.isnan(y).all(1).tolist() == [True, True, False]
 
 
 def test_integer_labels_without_num_classes():
