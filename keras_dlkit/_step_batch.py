@@ -33,6 +33,7 @@ def change(parts, data, training):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     of_metrics, draws = y, []
     for part in parts:
+        part.check_labels(y)
         y = part.encode(y)
         if not training:
             continue

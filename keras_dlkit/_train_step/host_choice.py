@@ -29,6 +29,7 @@ class HostChoice:
         )
 
     def __call__(self, state, iterator):
+        iterator = self.model.checked(iterator)
         try:
             logs, state = self.step(state, next(iterator))
             for _ in range(self.model.steps_per_execution - 1):

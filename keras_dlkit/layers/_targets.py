@@ -67,7 +67,12 @@ def as_array(y):
 
 
 def check_range(y, classes, path):
-    """Raises for NumPy labels that are no class."""
+    """Raises for labels that are no class, if their values are at hand.
+
+    Those of NumPy are, and of PyTorch, which runs each operation by itself.
+    """
+    if getattr(y, "is_cpu", False):
+        y = as_array(y)
     if classes is None or not isinstance(y, np.ndarray) or not y.size:
         return
     if y.dtype.kind in "iu" and (y.min() < 0 or y.max() >= classes):
@@ -76,6 +81,12 @@ def check_range(y, classes, path):
             f"{named('target', path)} with labels from {y.min()} to {y.max()}. "
             "Count the classes anew, or renumber the labels from 0."
         )
+
+
+def refuse_one_hot(y, classes, path):
+    """Raises for NumPy labels that are one-hot, but integers."""
+    if classes is None or not isinstance(y, np.ndarray) or not y.size:
+        return
     if y.ndim > 1 and y.shape[-1] == classes and _is_one_hot(y):
         raise ValueError(
             f"With num_classes={classes} integers are classes, to be made "

@@ -175,8 +175,15 @@ class MixingPart(BatchPart):
         return y  # another part may know what they are
 
     def check_targets(self, y):
+        self.check_labels(y)
+        self._check(_targets.refuse_one_hot, y)
+
+    def check_labels(self, y):
+        self._check(_targets.check_range, y)
+
+    def _check(self, function, y):
         def check(target, classes, multi_label, path):
-            _targets.check_range(target, classes, path)
+            function(target, classes, path)
             return target
 
         self._map_targets(check, y)
