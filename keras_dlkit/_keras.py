@@ -10,6 +10,7 @@ import inspect
 import sys
 
 import keras
+from keras import tree
 from keras.src.backend.common import masking
 from keras.src.trainers import compile_utils
 
@@ -251,3 +252,66 @@ def strategy_scope(model):
     """Where variables are made, on TensorFlow under a strategy."""
     strategy = getattr(model, "distribute_strategy", None)
     return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+class BuildsOnRows:
+    """Mixed into a model on TensorFlow: built on the rows that one replica has.
+
+    Of several replicas Keras takes the mean, in which class numbers are floats.
+    """
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        strategy = self.distribute_strategy
+        if iterator is not None and strategy.num_replicas_in_sync > 1:
+            _, _, batches = next(iter(iterator))
+            data_batch = tree.map_structure(
+                lambda t: strategy.experimental_local_results(t)[0],
+                next(batches),
+            )
+            iterator = None
+        super()._maybe_symbolic_build(iterator, data_batch)
+
+
+def give_state_back(model, state):
+    """Gives variables the values that a step on JAX was given.
+
+    For as long as an epoch lasts, the variables have none.
+
+    Args:
+        model: `keras.Model`.
+        state: What its train, test or predict function takes first. If a step
+            has used it up, nothing is done.
+    """
+    if any(value.is_deleted() for values in state for value in values):
+        return
+    names = ["trainable", "non_trainable", "metrics"]
+    if len(state) == 4:
+        names.insert(2, "optimizer")
+    model._jax_state = {
+        f"{name}_variables": values for name, values in zip(names, state)
+    }
+    model._jax_state_synced = False
+    model.jax_state_sync()
+    # An older one, of the last step, must not be synced again.
+    model._jax_state = None
+
+
+def give_state_of_fit_back():
+    """The same for the `fit` under way, where its first step has failed.
+
+    An optimizer is told of neither: it is called at the end, whatever came of
+    the training, and the rest is on the stack.
+
+    Returns:
+        Whether there is such a `fit`.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != "fit":
+        frame = frame.f_back
+    if frame is None:
+        return False
+    model, state = map(frame.f_locals.get, ("self", "state"))
+    if state is None or getattr(model, "_jax_state_synced", True):
+        return False
+    give_state_back(model, state)
+    return True

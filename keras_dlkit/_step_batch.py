@@ -5,11 +5,14 @@ pass and by the metrics. It travels within `x` and `y`: nothing is stored that
 would leak out of a compiled step, and both passes of SAM see the same.
 """
 
+import functools
 from typing import Any
 from typing import NamedTuple
 
 import keras
 
+from keras_dlkit._tree import map_leaves
+from keras_dlkit.layers._targets import as_array
 from keras_dlkit.layers.batch_part import common_batch_size
 
 
@@ -27,11 +30,20 @@ class Targets(NamedTuple):
     of_metrics: Any
 
 
+def check_targets(parts, y):
+    """Raises for targets as arrays or tensors that a part cannot take."""
+    if y is not None and parts:
+        y = map_leaves(as_array, y)
+        for part in parts:
+            part.check_targets(y)
+
+
 def change(parts, data, training):
     """Runs the parts over `(x, y, sample_weight)`, in their order."""
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     of_metrics, draws = y, []
     for part in parts:
+        part.check_labels(y)
         y = part.encode(y)
         if not training:
             continue
@@ -61,3 +73,30 @@ def loss_targets(y):
 
 def metric_targets(y):
     return y.of_metrics if isinstance(y, Targets) else y
+
+
+def check(parts, x, y, sample_weight):
+    """Raises what the parts would, without drawing and changing anything."""
+    batch = plain_inputs(x), loss_targets(y), sample_weight
+    for part in parts:
+        x, y, sample_weight = batch
+        common_batch_size(batch)
+        batch = part.prepare(x, part.encode(y), sample_weight)
+
+
+def explained(method):
+    """A method of `Attached`, with the errors of parts before those of Keras.
+
+    Keras builds losses and metrics on a batch before the first step, in which
+    a part would say what is wrong with it.
+    """
+
+    @functools.wraps(method)
+    def call(self, x=None, y=None, y_pred=None, sample_weight=None, **kwargs):
+        try:
+            return method(self, x, y, y_pred, sample_weight, **kwargs)
+        except Exception:
+            check(self.batch_parts, x, y, sample_weight)
+            raise
+
+    return call

@@ -34,8 +34,6 @@ from keras_dlkit._recorded_loss import given
 from keras_dlkit._recorded_loss import noting
 from keras_dlkit._recorded_loss import outputs_of
 from keras_dlkit._train_step.chosen import TrainStep
-from keras_dlkit._tree import map_leaves
-from keras_dlkit.layers._targets import as_array
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
@@ -346,6 +344,7 @@ class Attached(TrainStep, Answers, keras.Model):
             y = part.encode(y)
         return y
 
+    @_step_batch.explained
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
@@ -383,6 +382,7 @@ class Attached(TrainStep, Answers, keras.Model):
             )
         return losses, total - ops.stop_gradient(sum(losses.values()))
 
+    @_step_batch.explained
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y = self._encode(_step_batch.metric_targets(y))
         x = _step_batch.plain_inputs(x)
@@ -427,7 +427,8 @@ class Attached(TrainStep, Answers, keras.Model):
     def train_on_batch(self, x, y=None, *args, **kwargs):
         self._check_targets(y)
         self._build_optimizer()
-        getattr(self.model, "check_batch", lambda x: None)(x)
+        if prepares_fit(self.model):
+            self.model.check_batch(x)
         logs = super().train_on_batch(x, y, *args, **kwargs)
         warn_of_steps(self.task_weighting)
         return logs
@@ -439,11 +440,7 @@ class Attached(TrainStep, Answers, keras.Model):
     def _check_targets(self, y):
         if self._refusal is not None and not self.compiled:
             raise self._refusal
-        if y is None or not self.batch_parts:
-            return
-        y = map_leaves(as_array, y)
-        for part in self.batch_parts:
-            part.check_targets(y)
+        _step_batch.check_targets(self.batch_parts, y)
 
     # Saving.
 

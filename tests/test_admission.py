@@ -10,9 +10,12 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from tests import zoo
+from tests.running import assert_same
 from tests.running import mostly_slow_to_compile
 from tests.running import run
 from tests.running import weights_of
+
+BACKEND = keras.config.backend()
 
 
 class OwnStep(keras.Sequential):
@@ -233,6 +236,50 @@ def test_labels_out_of_range_before_any_step():
     with pytest.raises(ValueError, match=r"\[0, num_classes=3\)"):
         model.test_on_batch(wrong["x"], wrong["y"])
     assert int(ops.convert_to_numpy(model.optimizer.iterations)) == 0
+
+
+class Given(keras.utils.PyDataset):
+    def __init__(self, *batch):
+        super().__init__()
+        self.batch = batch
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self.batch
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "match"),
+    [
+        (zoo.labels()[:8], None, "Integer targets.*num_classes="),
+        (zoo.labels()[:8], 2, r"\[0, num_classes=2\).*from 0 to 2"),
+        (zoo.rows()[:5, :3], 3, r"same batch size.*8, 4.*5, 3"),
+    ],
+    ids=["integers", "labels", "rows"],
+)
+def test_data_sets_of_which_a_part_can_say_what_is_wrong(y, classes, match):
+    """Before Keras has a word on shapes, and before a step makes NaN of it."""
+    if BACKEND == "tensorflow" and classes is not None:
+        pytest.skip("steps there take any number of rows, and cannot raise")
+    mix = dlkit.layers.MixUp(num_classes=classes)
+    for part, optimizer, metrics in (
+        (mix, "sgd", []),
+        (
+            dlkit.layers.RandomChoice([mix]),
+            dlkit.optimizers.SAM("sgd", every_steps=2),
+            ["mse"],
+        ),
+    ):
+        net = keras.Sequential([keras.Input((4,)), layers.Dense(classes or 3)])
+        before = net.get_weights()
+        model = dlkit.attach(net, part)
+        model.compile(optimizer, "categorical_crossentropy", metrics=metrics)
+        for name in ("fit", "evaluate"):
+            with pytest.raises(ValueError, match=match):
+                getattr(model, name)(Given(zoo.rows()[:8], y), verbose=0)
+        assert_same(net.get_weights(), before)
 
 
 @pytest.mark.parametrize(

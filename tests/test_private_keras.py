@@ -282,7 +282,9 @@ def test_private_names_are_touched_in_one_place():
             "_flatten_layers",
             "_loss_tracker",
             "_jax_state",
+            "_jax_state_synced",
             "_symbolic_build",
+            "_maybe_symbolic_build",
             "_initializer",
             "_initial_epoch",
             "_async_train",
@@ -331,3 +333,73 @@ def test_the_scope_of_a_strategy():
             model = compiled()
         with _keras.strategy_scope(model):
             assert tf.distribute.get_strategy() is strategy
+
+
+class Fails(keras.Sequential):
+    def train_step(self, *args):
+        raise ValueError("in a step")
+
+
+@pytest.mark.parametrize("way", ["by the state", "by the fit"])
+def test_an_error_in_a_step_takes_the_values_along(way):
+    """On JAX alone. Where Keras gives them back, the helpers can go."""
+    model = Fails([keras.Input((4,)), keras.layers.Dense(3)])
+    there = [True, True]
+
+    class Notes(keras.optimizers.SGD):
+        def finalize_variable_values(self, var_list):
+            found = _keras.give_state_of_fit_back() if "fit" in way else None
+            there[:] = [found, model.weights[0]._value is not None]
+
+    model.compile(Notes(), "mse", run_eagerly=True)
+    model.make_train_function()
+    function, given = model.train_function, []
+
+    def noting(*args):
+        given.append(args[0])
+        return function(*args)
+
+    model.train_function = noting
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="in a step"):
+        model.fit(zoo.rows(), zoo.rows()[:, :3], verbose=0)
+    if keras.config.backend() == "jax":
+        assert there == ([True, True] if "fit" in way else [None, False])
+        if "state" in way:
+            _keras.give_state_back(model, given[0])
+    else:
+        assert _keras.give_state_of_fit_back() is False
+    for a, b in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="strategies are TensorFlow's"
+)
+def test_a_model_under_a_strategy_is_built_on_a_batch():
+    """For `BuildsOnRows`; two replicas are in `conformance/devices.py`."""
+    import tensorflow as tf
+
+    seen = []
+
+    class Notes(_keras.BuildsOnRows, keras.Sequential):
+        def _symbolic_build(self, iterator=None, data_batch=None):
+            seen.append(data_batch)
+            super()._symbolic_build(iterator, data_batch)
+
+    class Two:
+        """Says that it has two replicas."""
+
+        num_replicas_in_sync = 2
+
+        def __getattr__(self, name):
+            return getattr(strategy, name)
+
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    with strategy.scope():
+        model = Notes([keras.Input((4,)), keras.layers.Dense(3)])
+        model.compile("sgd", zoo.CROSSENTROPY)
+    model._distribute_strategy = Two()
+    model.evaluate(zoo.rows(), zoo.labels(), batch_size=4, verbose=0)
+    ((x, y),) = seen
+    assert x.shape == (4, 4) and y.dtype.is_integer

@@ -29,14 +29,19 @@ class HostChoice:
         )
 
     def __call__(self, state, iterator):
-        logs, state = self.step(state, next(iterator))
-        for _ in range(self.model.steps_per_execution - 1):
-            try:
-                data = next(iterator)
-            except StopIteration:
-                break
-            logs, state = self.step(state, data)
-        return logs, state
+        iterator = self.model.checked(iterator)
+        try:
+            logs, state = self.step(state, next(iterator))
+            for _ in range(self.model.steps_per_execution - 1):
+                try:
+                    data = next(iterator)
+                except StopIteration:
+                    break
+                logs, state = self.step(state, data)
+            return logs, state
+        except BaseException as error:
+            self.model.give_back(state, error)
+            raise
 
     def step(self, state, data):
         if self.must_look or not self.is_counted(state):

@@ -7,11 +7,12 @@ import jax
 
 from keras_dlkit._train_step import common
 from keras_dlkit._train_step.host_choice import HostChoice
+from keras_dlkit._train_step.on_host import OnHost
 from keras_dlkit._train_step.results import Results
 from keras_dlkit._train_step.stateless import Stateless
 
 
-class TrainStep(Stateless):
+class TrainStep(Stateless, OnHost):
     """Mixed into `Attached`, before `keras.Model`."""
 
     # Where variables are made.

@@ -5,6 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
+from keras_dlkit import _keras
 from keras_dlkit._train_step import common
 from keras_dlkit._train_step import graph
 from keras_dlkit._train_step import tasks
@@ -12,7 +13,7 @@ from keras_dlkit._train_step.passes import Pass
 from keras_dlkit._train_step.results import Results
 
 
-class TrainStep:
+class TrainStep(_keras.BuildsOnRows):
     """Mixed into `Attached`, before `keras.Model`."""
 
     def creation_scope(self):
@@ -134,7 +135,6 @@ class TrainStep:
 
     def _report(self, data, loss):
         # Keras divides the loss of a replica by their number; undo it.
-        replicas = self.distribute_strategy.num_replicas_in_sync
-        self.loss_tracker.update_state(
-            loss * replicas, sample_weight=common.batch_size(data)
-        )
+        loss *= self.distribute_strategy.num_replicas_in_sync
+        rows = common.batch_size(data)
+        self.loss_tracker.update_state(loss, sample_weight=rows)

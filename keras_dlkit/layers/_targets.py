@@ -7,6 +7,7 @@ from keras import tree
 from keras_dlkit._tree import map_leaves
 from keras_dlkit._tree import map_with_path
 from keras_dlkit.layers._inputs import dtype_of
+from keras_dlkit.layers._inputs import is_integer
 from keras_dlkit.layers._inputs import named
 
 
@@ -26,13 +27,25 @@ def option_of(name, option, y):
     return dict(tree.flatten_with_path(option)).__getitem__
 
 
+def are_classes(y, classes):
+    """Integers are; booleans, unless these are one-hot already."""
+    if dtype_of(y) == "bool":
+        return len(y.shape) == 1 or y.shape[-1] != classes
+    return is_integer(y)
+
+
 def one_hot(y, classes):
     """Classes as float32 rows; a row of NaN for one out of range."""
+    y = ops.convert_to_tensor(y)
     if len(y.shape) > 1 and y.shape[-1] == 1:
         y = ops.squeeze(y, axis=-1)
-    y = ops.expand_dims(ops.cast(y, "int32"), -1)
-    rows = ops.cast(y == ops.arange(classes, dtype="int32"), "float32")
+    given, y = y, ops.cast(y, "int32")
     outside = ops.logical_or(y < 0, y >= classes)
+    if dtype_of(given).endswith("64"):  # 2**32 + 1 is not the class 1
+        wraps = ops.cast(y, given.dtype) != given
+        outside = ops.logical_or(outside, wraps)
+    y, outside = ops.expand_dims(y, -1), ops.expand_dims(outside, -1)
+    rows = ops.cast(y == ops.arange(classes, dtype="int32"), "float32")
     return ops.where(outside, float("nan"), rows)
 
 
@@ -54,7 +67,12 @@ def as_array(y):
 
 
 def check_range(y, classes, path):
-    """Raises for NumPy labels that are no class."""
+    """Raises for labels that are no class, if their values are at hand.
+
+    Those of NumPy are, and of PyTorch, which runs each operation by itself.
+    """
+    if getattr(y, "is_cpu", False):
+        y = as_array(y)
     if classes is None or not isinstance(y, np.ndarray) or not y.size:
         return
     if y.dtype.kind in "iu" and (y.min() < 0 or y.max() >= classes):
@@ -63,11 +81,18 @@ def check_range(y, classes, path):
             f"{named('target', path)} with labels from {y.min()} to {y.max()}. "
             "Count the classes anew, or renumber the labels from 0."
         )
+
+
+def refuse_one_hot(y, classes, path):
+    """Raises for NumPy labels that are one-hot, but integers."""
+    if classes is None or not isinstance(y, np.ndarray) or not y.size:
+        return
     if y.ndim > 1 and y.shape[-1] == classes and _is_one_hot(y):
         raise ValueError(
             f"With num_classes={classes} integers are classes, to be made "
             f"one-hot. Received: {named('target', path)} of shape {y.shape}, "
-            "which is one-hot already. Pass it as float32."
+            "which is one-hot already. Pass it as float32; or, if these are "
+            f"sequences of classes after all, in the shape {(*y.shape, 1)}."
         )
 
 

@@ -135,6 +135,9 @@ class BatchPart(keras.layers.Layer):
     def check_targets(self, y: Any) -> None:
         """Raises for NumPy targets that `encode` cannot take."""
 
+    def check_labels(self, y: Any) -> None:
+        """The same for a batch, by what a few rows can say."""
+
     def encodes(self, output: Any = None) -> bool:
         """Whether `encode` makes integer targets one-hot.
 
@@ -150,6 +153,7 @@ class BatchPart(keras.layers.Layer):
     def call(self, data, training=True):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch_size = common_batch_size((x, y, sample_weight))
+        self.check_labels(y)
         y = self.encode(y)
         if training:
             x, y, sample_weight = self.prepare(x, y, sample_weight)

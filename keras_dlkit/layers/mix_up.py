@@ -50,8 +50,9 @@ class MixUp(MixingPart):
             `y` with an integer or `None` an output. Integer targets of such
             an output, of shape `(batch, ...)` or `(batch, 1)`, become one-hot
             float32 of shape `(batch, ..., num_classes)`, in training and
-            evaluation, so that one categorical loss serves both. Targets that
-            are floats already stay. Integer targets of an output without
+            evaluation, so that one categorical loss serves both; so do boolean
+            ones, unless their last axis is of `num_classes` already. Targets
+            that are floats stay. Integer targets of an output without
             `num_classes` are refused, unless they are `multi_label`.
         inputs: `None` (every entry of `x`), or the keys (for a dict) or
             indices (for a list or tuple) of those to blend. Integer inputs
@@ -95,11 +96,13 @@ class MixUp(MixingPart):
     Raises:
         TypeError, ValueError: At construction, for arguments out of range;
             when called, for integer targets without `num_classes`, integer or
-            boolean inputs, batch sizes that differ, and, for NumPy arrays and
-            for arrays and tensors that `fit` of an attached model is given,
-            labels outside `[0, num_classes)`. Of a data set, whose compiled
-            step cannot raise, a label out of range gives NaN targets, and so
-            a NaN loss at once.
+            boolean inputs, batch sizes that differ (but not of a data set on
+            TensorFlow, which says so in its own words), and labels outside
+            `[0, num_classes)`. These are found in NumPy arrays, in what `fit`
+            of an attached model is given as arrays and tensors, and in the
+            batches of a data set as far as a step on PyTorch or JAX gets them
+            in the memory of the host. Elsewhere a compiled step cannot raise,
+            and gives NaN targets, and so a NaN loss at once.
 
     Example:
 

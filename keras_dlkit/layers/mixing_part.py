@@ -168,17 +168,22 @@ class MixingPart(BatchPart):
 
     def _encode(self, y, classes, multi_label, path):
         del path
-        if not is_integer(y):
-            return y
-        if multi_label:
+        if classes is not None and _targets.are_classes(y, classes):
+            return _targets.one_hot(y, classes)
+        if multi_label and is_integer(y):
             return ops.cast(y, "float32")
-        if classes is None:
-            return y  # another part may know what they are
-        return _targets.one_hot(y, classes)
+        return y  # another part may know what they are
 
     def check_targets(self, y):
+        self.check_labels(y)
+        self._check(_targets.refuse_one_hot, y)
+
+    def check_labels(self, y):
+        self._check(_targets.check_range, y)
+
+    def _check(self, function, y):
         def check(target, classes, multi_label, path):
-            _targets.check_range(target, classes, path)
+            function(target, classes, path)
             return target
 
         self._map_targets(check, y)

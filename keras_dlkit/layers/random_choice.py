@@ -118,6 +118,10 @@ class RandomChoice(BatchPart):
         for layer in self.layers:
             layer.check_targets(y)
 
+    def check_labels(self, y):
+        for layer in self.layers:
+            layer.check_labels(y)
+
     def encodes(self, output=None):
         return any(layer.encodes(output) for layer in self.layers)
 

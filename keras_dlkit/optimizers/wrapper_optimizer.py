@@ -250,6 +250,9 @@ class WrapperOptimizer(keras.optimizers.Optimizer):
         innermost(self).exclude_from_weight_decay(var_list, var_names)
 
     def finalize_variable_values(self, var_list):
+        # On JAX it is called after an error, too.
+        if _keras.give_state_of_fit_back():
+            return
         self.inner_optimizer.finalize_variable_values(var_list)
 
     # The inner optimizer is saved by itself, as an attribute.

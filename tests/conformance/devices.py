@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 import keras_dlkit as dlkit
+from keras_dlkit.layers import BatchPart
 from tests.conformance import modes
 from tests.conformance import registry
 
@@ -31,8 +32,15 @@ def rows(case, order=None):
     order = np.arange(BATCH) if order is None else order
     batches = np.arange(BATCH * BATCHES).reshape(BATCHES, BATCH)[:, order]
     return keras.tree.map_structure(
-        lambda t: np.concatenate([t, t])[batches.ravel()], registry.data(case)
+        lambda t: np.concatenate([t, t])[batches.ravel()],
+        registry.data(case, one_hot=not encodes(case)),
     )
+
+
+def encodes(case):
+    """Whether it takes class numbers, of which Keras makes no mean."""
+    parts = [part for part in case.parts() if isinstance(part, BatchPart)]
+    return any(part.encodes() for part in parts)
 
 
 def by_replica(case, mode):

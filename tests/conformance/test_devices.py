@@ -15,8 +15,9 @@ from tests.conformance.test_contracts import over
 from tests.conformance.test_contracts import run_script
 
 BACKEND = keras.config.backend()
-# Cheap ones, for the quick suite: two gradients, masks and a callback.
-QUICK = ("sam", "masked", "magnitude_pruning")
+# Cheap ones, for the quick suite: two gradients, class numbers, masks and a
+# callback.
+QUICK = ("sam", "mix_up", "masked", "magnitude_pruning")
 REST = tuple(name for name in devices.CASES if name not in QUICK)
 SCRIPT = "tests/conformance/devices.py"
 # A hang is a failure: far more than a slow machine takes.
@@ -63,7 +64,7 @@ def test_it_equals_one_device(mode, names):
         check(output, mode, names)
 
 
-@over(cases=[*registry.FURTHER, *registry.NETWORKS])
+@over([*registry.FURTHER, *registry.NETWORKS], lambda case: case.slow)
 def test_the_further_cases_change_the_training(case):
     """As `test_contracts` says of the others: else equality says nothing."""
     part, stock = (

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_dlkit as dlkit
+from keras_dlkit.layers import _targets
 
 RNG = np.random.default_rng(0)
 LAM = np.array([0.25, 1.0, 0.5, 0.0], "float32")
@@ -59,6 +60,17 @@ def test_integer_targets_of_any_rank(shape, encoded):
     assert tuple(y.shape) == encoded
     expected = np.eye(3)[labels].reshape(encoded)
     check(y, expected)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3), (4, 2)])
+def test_booleans_are_classes_unless_they_are_one_hot(shape):
+    labels = RNG.integers(0, 2, shape)
+    y = dlkit.layers.MixUp(num_classes=2)(
+        (images(), labels > 0), training=False
+    )
+    kept = shape == (4, 2)
+    expected = labels if kept else np.eye(2)[labels.reshape(4, -1).squeeze()]
+    np.testing.assert_array_equal(y[1], expected)
 
 
 def test_any_structure_mixes_with_one_draw():
@@ -276,8 +288,16 @@ def test_labels_out_of_range():
     with pytest.raises(ValueError, match=r"\[0, num_classes=3\).*from 0 to 3"):
         part((images(), np.array([0, 1, 2, 3])))
     # A compiled step cannot raise: it says so with NaN.
-    y = ops.convert_to_numpy(part.encode(ops.convert_to_tensor([0, 3, -1, 2])))
+    y = _targets.one_hot(ops.convert_to_tensor([0, 3, -1, 2]), 3)
+    y = ops.convert_to_numpy(y)
     assert np.isnan(y).all(1).tolist() == [False, True, True, False]
+    if keras.config.backend() == "torch":  # nothing is compiled
+        with pytest.raises(ValueError, match="from -1 to 3"):
+            part((ops.ones((4, 2)), ops.convert_to_tensor([0, 3, -1, 2])))
+    if keras.config.backend() != "jax":  # which has no more than 32 bits
+        y = ops.convert_to_tensor(np.array([2**32 + 1, -(2**32), 1]), "int64")
+        y = ops.convert_to_numpy(_targets.one_hot(y, 3))
+        assert np.isnan(y).all(1).tolist() == [True, True, False]
 
 
 def test_integer_labels_without_num_classes():

@@ -74,6 +74,11 @@ def test_integers_that_are_one_hot_already():
         part((X, np.eye(3, dtype="int32")[[0, 2, 1, 1]]))
     steps = np.array([[0, 1, 2], [1, 1, 1], [0, 0, 0], [2, 1, 0]])
     assert part((X, steps))[1].shape == (4, 3, 3)  # a class a time step
+    pairs = np.array([[0, 1], [1, 0], [0, 1], [0, 1]])
+    part = MixUp(num_classes=2)
+    with pytest.raises(ValueError, match=r"in the shape \(4, 2, 1\)"):
+        part((X, pairs))
+    assert part((X, pairs[..., None]))[1].shape == (4, 2, 2)
 
 
 def test_options_that_exclude_each_other():

@@ -122,11 +122,42 @@ def test_a_batch_smaller_than_its_micro_batches():
     assert states[0][1] == pytest.approx(states[1][1])
 
 
-def test_plain_fit_is_refused():
+def chosen(sam):
+    """One of several, which Keras asks for which weight."""
+    return keras.optimizers.MultiOptimizer(
+        lambda v: sam if v.name == "kernel" else keras.optimizers.SGD()
+    )
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda sam: sam,
+        dlkit.optimizers.Masked,
+        pytest.param(
+            chosen,
+            marks=pytest.mark.skipif(
+                not hasattr(keras.optimizers, "MultiOptimizer"),
+                reason="needs Keras 3.15",
+            ),
+        ),
+    ],
+)
+def test_plain_fit_is_refused_and_loses_nothing(wrap):
+    x, y = np.ones((4, 2)), np.ones((4, 1))
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile(dlkit.optimizers.SAM("sgd"), "mse")
+    before = model.get_weights()
+    # Of averages there are none, where there was no step.
+    sgd = keras.optimizers.SGD(use_ema=True)
+    model.compile(wrap(dlkit.optimizers.SAM(sgd)), "mse")
     with pytest.raises(RuntimeError, match="keras_dlkit.attach"):
-        model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+        model.fit(x, y, verbose=0)
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])
+    # What the message says.
+    attached = dlkit.attach(keras.Sequential(model.layers))
+    attached.compile(dlkit.optimizers.SAM("sgd"), "mse")
+    attached.fit(x, y, verbose=0)
+    assert (model.get_weights()[0] != before[0]).any()
 
 
 def test_plain_fit_is_refused_inside_a_loss_scaler():
