@@ -26,6 +26,7 @@ from _training import wait_for_torch
 import keras_dlkit as dlkit
 from keras_dlkit.layers import CutMix
 from keras_dlkit.layers import CutOut
+from keras_dlkit.layers import ManifoldMixUp
 from keras_dlkit.layers import MixUp
 from keras_dlkit.layers import RandomChoice
 
@@ -104,6 +105,16 @@ def attached(name, width):
     return compiled(dlkit.attach(conv_net(width), OURS[name]()), one_hot=True)
 
 
+def mixed_inside(width):
+    """Blends the output of the second convolution."""
+    net = conv_net(width)
+    convolutions = [
+        layer for layer in net.layers if hasattr(layer, "kernel_size")
+    ]
+    part = ManifoldMixUp(at=convolutions[1].name, num_classes=CLASSES)
+    return compiled(dlkit.attach(net, part), one_hot=True)
+
+
 def pipeline(change, batches):
     """An endless `tf.data` pipeline, which maps `change` over batches."""
     import tensorflow as tf
@@ -131,6 +142,7 @@ STEPS = {
     "plain": (plain, in_memory),
     "plain, tf.data": (plain, functools.partial(pipeline, None)),
 }
+STEPS["ManifoldMixUp, attached"] = mixed_inside, in_memory
 for name in OURS:
     STEPS[f"{name}, attached"] = functools.partial(attached, name), in_memory
     source = functools.partial(our_pipeline, name)
@@ -144,6 +156,7 @@ ROWS = [
     ("MixUp, attached", "plain", 1.03),
     ("CutMix, attached", "plain", None),
     ("CutOut, attached", "plain", None),
+    ("ManifoldMixUp, attached", "plain", None),
     ("RandomChoice([MixUp, CutMix]), attached", "plain", 1.05),
 ]
 ROWS += [(f"{name}, tf.data", "plain, tf.data", None) for name in THEIRS]
