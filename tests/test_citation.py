@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_dlkit as dlkit
+from tests.running import slow_to_compile
 
 ARXIV = re.compile(r"arxiv\.org/abs/([\d.]+)|doi\.org/([^)\s]+)")
 
@@ -189,6 +190,7 @@ def test_a_model_cites_all_it_holds_once():
     assert keys(nested) == {"ramanujan2020what", "liu2018learning"}
 
 
+@slow_to_compile
 def test_a_callback_does_not_cite_the_model_it_saw():
     model = everything()
     ticket = dlkit.callbacks.LotteryTicket(1, 1)

@@ -355,6 +355,7 @@ def test_the_cells_of_the_notebook_run(monkeypatch):
 # mixing.py
 
 
+@slow_to_compile
 def test_mixing_writes_a_table_and_pictures(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(EXAMPLES)
     mixing = load("mixing")
@@ -375,6 +376,7 @@ def test_mixing_writes_a_table_and_pictures(tmp_path, monkeypatch, capsys):
 # sharpness_aware.py
 
 
+@slow_to_compile
 def test_sharpness_aware_writes_a_table_and_a_picture(
     tmp_path, monkeypatch, capsys
 ):
@@ -397,6 +399,7 @@ def test_sharpness_aware_writes_a_table_and_a_picture(
 # multi_task.py
 
 
+@slow_to_compile
 def test_multi_task_prints_a_table(monkeypatch, capsys):
     monkeypatch.syspath_prepend(EXAMPLES)
     script = load("multi_task")
@@ -484,6 +487,7 @@ def test_sde_net_refuses_less_than_a_batch(monkeypatch, capsys):
 # batch_ensemble.py
 
 
+@slow_to_compile
 def test_batch_ensemble_prints_a_table_and_draws(monkeypatch, capsys, tmp_path):
     monkeypatch.syspath_prepend(EXAMPLES)
     script = load("batch_ensemble")

@@ -7,6 +7,7 @@ import re
 import keras
 import pytest
 
+from tests.running import mostly_slow_to_compile
 from tests.test_types import public_objects
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,7 +37,15 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+# In `make test`, where they are compiled: a sample, and the loops of the backend.
+SAMPLE = [
+    name
+    for index, (name, block) in enumerate(EXAMPLES.items())
+    if index % 5 == 0 or block.startswith("# On ")
+]
+
+
+@pytest.mark.parametrize("name", mostly_slow_to_compile(EXAMPLES, SAMPLE))
 def test_example(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(EXAMPLES[name], name, "exec"), {"__name__": "example"})

@@ -17,6 +17,8 @@ from keras_hub.models import ResNetBackbone
 from keras_hub.models import RetinaNetBackbone
 from keras_hub.models import RetinaNetObjectDetector
 
+from tests.running import slow_to_compile
+
 
 def resnet(shape):
     return ResNetBackbone(
@@ -86,6 +88,7 @@ def test_a_detector_keeps_its_own_loss_and_prediction(compiled):
     assert {"boxes", "confidence", "labels"} <= boxes.keys()
 
 
+@slow_to_compile
 def test_sam_trains_a_detector():
     x, y = scenes()
     attached = dlkit.attach(detector())

@@ -23,6 +23,7 @@ from tests.callbacks.tickets import fit
 from tests.callbacks.tickets import initial
 from tests.callbacks.tickets import net
 from tests.callbacks.tickets import to_numpy
+from tests.running import slow_to_compile
 
 LotteryTicket = dlkit.callbacks.LotteryTicket
 
@@ -188,6 +189,7 @@ class Rounds(keras.callbacks.Callback):
         self.weights.append(to_numpy(self.model.trainable_variables)[::2])
 
 
+@slow_to_compile
 @pytest.mark.parametrize(
     "control", ["reinitialize", "random_masks", "shuffle_masks"]
 )

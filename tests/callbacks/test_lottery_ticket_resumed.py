@@ -82,6 +82,7 @@ def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
         assert again.history == ticket.history
 
 
+@slow_to_compile
 @pytest.mark.parametrize("kill", mostly_slow_to_compile([1, 2, 3], [2]))
 def test_epochs_without_validation_and_a_backup_before(kill, tmp_path):
     """The backup is made before the callback has seen the epoch end."""
@@ -128,6 +129,7 @@ def test_killed_while_it_writes(monkeypatch, tmp_path):
     assert not list((tmp_path / "yes").glob("latest*"))
 
 
+@slow_to_compile
 @pytest.mark.parametrize(
     "order", mostly_slow_to_compile(["before", "after"], ["before"])
 )
@@ -200,6 +202,7 @@ class KillAtTheEnd(keras.callbacks.Callback):
             raise Killed
 
 
+@slow_to_compile
 @pytest.mark.parametrize(
     "early", mostly_slow_to_compile([False, True], [False])
 )

@@ -9,6 +9,7 @@ from keras import ops
 import keras_dlkit as dlkit
 from keras_dlkit.ops import _pruning
 from tests import zoo
+from tests.running import slow_to_compile
 from tests.schedules.test_sparsity import Pruning
 
 BACKEND = keras.config.backend()
@@ -499,6 +500,7 @@ def test_a_fit_that_begins_late_may_have_no_step_left():
         )
 
 
+@slow_to_compile
 def test_a_fit_that_goes_on_has_no_more_steps_than_are_left():
     """Beyond its last step the schedule is not asked."""
     model, x_y = net(), data()

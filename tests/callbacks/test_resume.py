@@ -426,6 +426,7 @@ def test_new_callbacks_are_noticed(tmp_path):
         train(tmp_path, arrays(), callbacks=[Counter()])
 
 
+@slow_to_compile
 def test_given_alone_and_not_in_a_list(tmp_path):
     keras.utils.set_random_seed(7)
     expected = train(tmp_path / "a", arrays())[0]
@@ -464,6 +465,7 @@ def test_a_finished_run_is_not_trained_again_and_can_be_longer(tmp_path):
     assert_same(registry.state(whole), registry.state(longer))
 
 
+@slow_to_compile
 def test_a_second_fit_of_the_model_begins_at_its_first_epoch(tmp_path):
     train(tmp_path / "a", arrays(), 9)
     net, _, _ = train(tmp_path / "a", arrays())
@@ -511,6 +513,7 @@ def flip(path):
     path.write_bytes(content)
 
 
+@slow_to_compile
 @pytest.mark.parametrize(
     "damage", mostly_slow_to_compile([truncate, empty, flip], [truncate])
 )

@@ -72,7 +72,7 @@ def run_script(*arguments, env=()):
     return result.stdout
 
 
-@each_case
+@each_kind
 def test_the_null_setting_is_exact(case):
     null = attached(case, null=True)
     stock = registry.network(case)

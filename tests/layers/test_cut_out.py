@@ -35,6 +35,7 @@ def apply(part, x):
     return ops.convert_to_numpy(part.apply(x, None, None, (PLACES, CUT))[0])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("sizes", "size", "lengths"),
     [

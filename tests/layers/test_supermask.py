@@ -198,6 +198,7 @@ def test_only_the_scores_are_trained_whatever_is_frozen():
     assert model.trainable_weights[0].name == "kernel_scores"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)

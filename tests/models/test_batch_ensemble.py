@@ -13,6 +13,7 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from keras_dlkit.models import BatchEnsemble
+from tests.running import slow_to_compile
 
 BACKEND = keras.config.backend()
 MEMBERS = 4
@@ -538,6 +539,7 @@ def test_fit_with_validation_weights_and_a_last_smaller_batch(member_batches):
 # An ordinary model.
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("member_batches", ["tile", "split", "independent"])
 def test_resumed_is_unbroken_bit_for_bit(member_batches, tmp_path):
     x, y, _ = data(20)
@@ -856,6 +858,7 @@ def tf_data(rows):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(rows).prefetch(1)
 
 
+@slow_to_compile
 @pytest.mark.parametrize(
     "source",
     [

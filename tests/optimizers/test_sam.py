@@ -50,6 +50,7 @@ def test_settings_match_float64(setting):
     check(SETTINGS[setting])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("inner", ["sgd", "adam", "adamw"])
 def test_inner_optimizers_match_float64(inner):
     check({}, inner)

@@ -108,6 +108,7 @@ def test_inner_optimizers_match_float64(name, inner):
     check(name, {}, inner)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["gsam", "friendly", "look"])
 def test_sample_weights_match_float64(name):
     check(name, {"micro_batches": 4}, weighted=True)
