@@ -212,6 +212,7 @@ def test_a_second_fit_goes_on():
         assert (mask <= masks[path]).all()
 
 
+@slow_to_compile
 def test_saved_in_the_middle_it_goes_on_as_unbroken(tmp_path):
     schedule = Polynomial(0.8, begin_step=1, end_step=30)
     whole, x_y = net(), data()

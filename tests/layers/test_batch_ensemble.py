@@ -472,6 +472,7 @@ def test_saved_and_loaded(name, tmp_path):
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", ["dense", "conv2d", "embedding", "batch"])
 def test_mixed_precision(name, policy):

@@ -11,6 +11,7 @@ import keras_dlkit as dlkit
 from keras_dlkit._train_step import tasks
 from tests.losses import reference
 from tests.losses.reference import softmax
+from tests.running import slow_to_compile
 from tests.running import weights_of
 
 
@@ -322,7 +323,7 @@ def test_projections_of_three_tasks():
     assert len(found) > 2
 
 
-@pytest.mark.sampled
+@slow_to_compile
 @pytest.mark.parametrize("name", METHODS)
 def test_saved_and_resumed(name, tmp_path):
     """Two epochs, saved, loaded and one more: as three in one go."""

@@ -569,6 +569,7 @@ def test_resumed_is_unbroken_bit_for_bit(member_batches, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@slow_to_compile
 def test_it_is_attached_with_sam_and_mix_up():
     x, y, _ = data(22)
     model = dlkit.attach(

@@ -536,7 +536,7 @@ def test_sigma_schedule():
         schedule(0.5)
 
 
-@pytest.mark.sampled
+@slow_to_compile
 @pytest.mark.parametrize("ood", ["gaussian", np.ones((6, 4))])
 @pytest.mark.parametrize("alternating", [False, True])
 def test_resumed_in_the_middle(tmp_path, ood, alternating):

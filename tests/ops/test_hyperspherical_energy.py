@@ -187,6 +187,7 @@ def test_a_single_neuron_has_no_energy(half_space):
     assert value == 0 and (gradient == 0).all()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("shape", "axis", "order"),
     [

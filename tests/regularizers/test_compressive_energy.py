@@ -9,6 +9,7 @@ from keras import ops
 import keras_dlkit as dlkit
 from tests.ops.gradients import central_differences
 from tests.ops.gradients import differentiated
+from tests.running import slow_to_compile
 
 CompressiveEnergy = dlkit.regularizers.CompressiveEnergy
 RNG = np.random.default_rng(0)
@@ -36,6 +37,7 @@ def expected(kernel, power=2, half_space=True):
     )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("power", [0, 1, 2])
 @pytest.mark.parametrize("half_space", [False, True])
 def test_value_and_gradient(power, half_space):
@@ -139,6 +141,7 @@ def test_a_kernel_in_few_dimensions_is_taken_as_it_is():
     assert fit(model, 1)[0] != fit(unprojected, 1)[0]
 
 
+@slow_to_compile
 def test_it_lowers_the_energy():
     gentle = CompressiveEnergy(0.3, dimension=6, power=0, seed=1)
     model, without = compiled(gentle), compiled(None)
