@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 from keras import tree
 
+from keras_dlkit._train_step import asserts
 from keras_dlkit._tree import map_leaves
 from keras_dlkit._tree import map_with_path
 from keras_dlkit.layers._inputs import dtype_of
@@ -67,20 +68,31 @@ def as_array(y):
 
 
 def check_range(y, classes, path):
-    """Raises for labels that are no class, if their values are at hand.
+    """Raises for labels that are no class, where their values are at hand.
 
-    Those of NumPy are, and of PyTorch, which runs each operation by itself.
+    Those of NumPy are, and of PyTorch, which runs each operation by itself. A
+    graph looks at them when it runs.
     """
+    if classes is None or not is_integer(y):
+        return
     if getattr(y, "is_cpu", False):
         y = as_array(y)
-    if classes is None or not isinstance(y, np.ndarray) or not y.size:
-        return
-    if y.dtype.kind in "iu" and (y.min() < 0 or y.max() >= classes):
-        raise ValueError(
-            f"Labels must be in [0, num_classes={classes}). Received: "
-            f"{named('target', path)} with labels from {y.min()} to {y.max()}. "
-            "Count the classes anew, or renumber the labels from 0."
+    expected = f"Labels must be in [0, num_classes={classes}). Received: "
+    remedy = "Count the classes anew, or renumber the labels from 0."
+    if not isinstance(y, np.ndarray):
+        asserts.require(
+            lambda: _are_classes(ops.cast(y, "int64"), classes),
+            f"{expected}{named('target', path)} with others. {remedy}",
         )
+    elif y.size and (y.min() < 0 or y.max() >= classes):
+        raise ValueError(
+            f"{expected}{named('target', path)} with labels from {y.min()} to "
+            f"{y.max()}. {remedy}"
+        )
+
+
+def _are_classes(y, count):
+    return ops.all(ops.logical_and(y >= 0, y < count))
 
 
 def refuse_one_hot(y, classes, path):

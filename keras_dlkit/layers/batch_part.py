@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_dlkit import _checks
+from keras_dlkit._train_step import asserts
 from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
 
@@ -211,13 +212,18 @@ class BatchPart(keras.layers.Layer):
 def common_batch_size(data):
     """The number of rows, known or dynamic, that all tensors must share."""
     tensors = leaves(data)
-    known = {tensor.shape[0] for tensor in tensors} - {None}
-    if len(known) > 1:
-        raise ValueError(
-            "`x`, `y` and `sample_weight` must have the same batch size. "
-            f"Received: {_describe(data)}"
+    expected = "`x`, `y` and `sample_weight` must have the same batch size."
+    sizes = {tensor.shape[0] for tensor in tensors}
+    if len(sizes - {None}) > 1:
+        raise ValueError(f"{expected} Received: {_describe(data)}")
+    rows = ops.shape(tensors[0])[0]
+    for tensor in tensors[1:] if None in sizes else ():
+        rows = asserts.require(
+            lambda: ops.shape(tensor)[0] == rows,  # noqa: B023
+            f"{expected} Received: others",
+            rows,
         )
-    return ops.shape(tensors[0])[0]
+    return rows
 
 
 def _describe(data):

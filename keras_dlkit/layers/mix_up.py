@@ -96,13 +96,13 @@ class MixUp(MixingPart):
     Raises:
         TypeError, ValueError: At construction, for arguments out of range;
             when called, for integer targets without `num_classes`, integer or
-            boolean inputs, batch sizes that differ (but not of a data set on
-            TensorFlow, which says so in its own words), and labels outside
+            boolean inputs, batch sizes that differ, and labels outside
             `[0, num_classes)`. These are found in NumPy arrays, in what `fit`
             of an attached model is given as arrays and tensors, and in the
-            batches of a data set as far as a step on PyTorch or JAX gets them
-            in the memory of the host. Elsewhere a compiled step cannot raise,
-            and gives NaN targets, and so a NaN loss at once.
+            batches of a data set: on PyTorch and JAX as far as a step gets
+            them in the memory of the host, on TensorFlow without XLA, as its
+            `InvalidArgumentError`. Elsewhere a compiled step cannot raise, and
+            gives NaN targets, and so a NaN loss at once.
 
     Example:
 
