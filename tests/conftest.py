@@ -1,6 +1,7 @@
 """One process tests one backend: that of `KERAS_BACKEND`."""
 
 import collections
+import gc
 import os
 import pathlib
 
@@ -44,6 +45,14 @@ def pytest_collection_modifyitems(items):
             if met[test] % 5:
                 item.add_marker(pytest.mark.slow)
             met[test] += 1
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """What compilers keep of a file is not walked through for garbage again."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
