@@ -18,8 +18,8 @@ demo: .venv/demo-$(KERAS_BACKEND)
 
 # Installed one after the other, tested two at a time: a test process waits
 # for its compiler most of the time, which runs on one core.
-test: lint docs $(BACKENDS:%=.venv/test-%)
-	$(MAKE) -j2 $(BACKENDS:%=test-%)
+test: .venv/lint .venv/docs $(BACKENDS:%=.venv/test-%)
+	$(MAKE) -j2 lint docs $(BACKENDS:%=test-%)
 
 test-all:
 	$(MAKE) test PYTEST= XLA_FLAGS=$(DEVICES)

@@ -16,7 +16,6 @@ from tests.running import weights_of
 MOMENTUM = {"learning_rate": 0.1, "momentum": 0.9}
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_attached_is_stock_to_the_bit(name):
     """No part and rho=0 train, evaluate and predict as Keras does."""
@@ -43,7 +42,6 @@ def test_attached_is_stock_to_the_bit(name):
         assert_same(result[3], results[0][3])
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_sam_trains_every_model(name):
     model, data, arguments = zoo.make(name)
@@ -136,7 +134,6 @@ def test_a_detached_model_has_no_energies():
 # Saving.
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     "name", ["sequential", "subclassed", "own_loss", "own_compile"]
 )

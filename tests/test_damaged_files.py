@@ -126,7 +126,6 @@ def saved(request, tmp_path_factory):
     return Saved(path, model)
 
 
-@pytest.mark.sampled
 @cuts
 def test_a_keras_file_that_is_cut_off_is_refused(saved, share):
     saved.cut(share)
@@ -134,7 +133,6 @@ def test_a_keras_file_that_is_cut_off_is_refused(saved, share):
         keras.saving.load_model(saved.path)
 
 
-@pytest.mark.sampled
 @given(place=places, bit=bits)
 def test_a_keras_file_with_a_flipped_bit_is_whole_or_refused(saved, place, bit):
     saved.damage(place, bit)
@@ -145,7 +143,6 @@ def test_a_keras_file_with_a_flipped_bit_is_whole_or_refused(saved, place, bit):
     assert_same(saved.state, state(model))  # the bit was of a date, or the like
 
 
-@pytest.mark.sampled
 @given(place=places, bit=bits)
 def test_detach_raises_no_bare_error_of_a_damaged_file(saved, place, bit):
     saved.damage(place, bit)
@@ -204,7 +201,6 @@ def arrays_of(content):
     return [n for n in names if alone != [n]]
 
 
-@pytest.mark.sampled
 @pytest.mark.filterwarnings("ignore:Skipping nested container")
 @given(place=places)
 def test_an_array_that_is_missing_is_said(saved, place):

@@ -109,7 +109,6 @@ def numpy_rounds(rewind="init", rates=(0.3, 0.3), scope="global"):
     return training, masks, densities
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     "arguments",
     [

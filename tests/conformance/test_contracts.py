@@ -118,7 +118,7 @@ def test_fit_twice_traces_once(case):
     assert len(traces) == first
 
 
-@each_case
+@each_kind
 def test_it_changes_what_is_to_be_trained_alone(case):
     """Neither a frozen layer nor a weight that the loss does not reach."""
     trained, warned = [], []

@@ -36,7 +36,6 @@ def check_plain(config):
         ), node
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_file_of_each_case_is_loaded_in_safe_mode(case, tmp_path):
     path = tmp_path / "model.keras"

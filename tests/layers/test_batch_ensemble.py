@@ -260,7 +260,6 @@ def set_by_hand(plain, ours, member, factors):
         v.assign(value.astype("float32"))
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("rank", [1, 2])
 @pytest.mark.parametrize("name", CASES)
 def test_a_member_is_a_plain_layer_with_a_kernel_of_its_own(name, rank):
@@ -314,7 +313,6 @@ def test_a_dense_step_is_that_of_float64():
         )
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", CASES)
 def test_one_member_of_ones_is_the_plain_layer(name):
     cls, arguments, options, shape, _ = CASES[name]
@@ -373,7 +371,6 @@ NORMS = {
 }
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NORMS)
 def test_a_member_is_normalized_by_itself(name, training):
@@ -445,7 +442,6 @@ def test_what_fast_weights_begin_with():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", [*CASES, *NORMS])
 def test_saved_and_loaded(name, tmp_path):
     if name in CASES:
@@ -472,7 +468,6 @@ def test_saved_and_loaded(name, tmp_path):
     )
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", ["dense", "conv2d", "embedding", "batch"])
 def test_mixed_precision(name, policy):

@@ -71,7 +71,6 @@ def check(actual, expected):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     "sizes", [(5, 8), (1, 7), (8, 8), (9,), (3, 4, 5), (1,)]
 )

@@ -35,7 +35,6 @@ def apply(part, x):
     return ops.convert_to_numpy(part.apply(x, None, None, (PLACES, CUT))[0])
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("sizes", "size", "lengths"),
     [

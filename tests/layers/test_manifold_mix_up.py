@@ -126,7 +126,6 @@ def weights_of(model):
     return [ops.convert_to_numpy(w) for w in model.weights]
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("rho", [None, 0.3])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_step_is_that_of_numpy(name, rho):

@@ -179,7 +179,6 @@ def network():
     )
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("sam", [False, True])
 @pytest.mark.parametrize("name", CHAINS)
 def test_metrics_see_the_dominant_targets_and_the_loss_the_blend(name, sam):

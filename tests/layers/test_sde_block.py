@@ -152,7 +152,6 @@ def test_the_shape_of_the_diffusion(kind, shape, values):
     np.testing.assert_allclose(moved, expected, rtol=1e-5)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("isolate", [True, False])
 @pytest.mark.parametrize("at", ["start", "every"])
 @pytest.mark.parametrize("unroll", [False, True])

@@ -100,7 +100,6 @@ LAYERS = {
 }
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_with_kernels_are_masked_exactly(name):
     make, shape = LAYERS[name]
@@ -198,7 +197,6 @@ def test_only_the_scores_are_trained_whatever_is_frozen():
     assert model.trainable_weights[0].name == "kernel_scores"
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)

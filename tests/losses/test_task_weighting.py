@@ -42,7 +42,6 @@ def start(part, name, wrap=lambda o: o, **arguments):
     return model, data
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["dict_in_dict_out", "list_in_list_out"])
 @pytest.mark.parametrize("sam", [False, True])
 def test_combine_is_what_is_minimised(name, sam):
@@ -153,7 +152,6 @@ def two_outputs(structure):
     return model, np.random.default_rng(1).normal(size=(8, 4)), y
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("structure", "loss", "weights"),
     [(name, *row) for name, rows in LOSSES.items() for row in rows],

@@ -117,7 +117,6 @@ def decaying(name):
     return kind(learning_rate=1e-6, weight_decay=1e4, **more)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", [*WITH_DECAY, *WRAPPED])
 def test_not_decayed(name, tmp_path):
     """Whatever the optimizer, and after loading, too."""

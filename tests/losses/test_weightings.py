@@ -148,7 +148,6 @@ def fit(model, epochs=3, **arguments):
     )
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", METHODS)
 def test_against_numpy(name):
     part, method = METHODS[name]
@@ -170,7 +169,6 @@ def test_against_numpy(name):
         assert any(max(abs(w - 1)) > 1e-2 for w in expected.logged)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["uncertainty", "famo", "pc_grad"])
 def test_options_of_keras(name):
     """Steps an execution, a scaler and XLA change nothing."""
@@ -191,7 +189,6 @@ def test_options_of_keras(name):
             )
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["uncertainty", "pc_grad", "famo"])
 def test_with_sam(name):
     """A tiny rho is none; a large one makes a difference."""

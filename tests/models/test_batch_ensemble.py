@@ -138,7 +138,6 @@ def flat(structure):
     return keras.tree.flatten(structure)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", NETS)
 def test_members_are_plain_models_of_keras(name, tmp_path):
     net, x = NETS[name]()
@@ -195,7 +194,6 @@ def fast_of(model, name):
     return [a.astype("float64") for a in arrays(values)]
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     "member_batches, rows",
@@ -249,7 +247,6 @@ def coupled(y_true, y_pred):
     return ops.square(ops.mean(y_true) - ops.mean(y_pred[:, 0]))
 
 
-@pytest.mark.sampled
 @keras.saving.register_keras_serializable("tests")
 class Contrast(keras.losses.Loss):
     def call(self, y_true, y_pred):
@@ -539,7 +536,6 @@ def test_fit_with_validation_weights_and_a_last_smaller_batch(member_batches):
 # An ordinary model.
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("member_batches", ["tile", "split", "independent"])
 def test_resumed_is_unbroken_bit_for_bit(member_batches, tmp_path):
     x, y, _ = data(20)

@@ -165,7 +165,6 @@ def test_noise_reaches_the_stem_and_not_the_diffusion():
     assert min(moved[i] for i in TASK) > 1e-4
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("alternating", [False, True])
 def test_fit_trains_with_noise(alternating):
     def trained(sigma):
@@ -304,7 +303,6 @@ class Batches:
         return 10.0 * index + np.zeros((4, 4)), np.zeros(4)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     "ood",
     [
@@ -638,7 +636,6 @@ def test_attached_with_sam_and_mix_up():
     assert all((a != b).any() for a, b in zip(weights(model), before))
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(policy):
     keras.config.set_dtype_policy(policy)

@@ -41,7 +41,6 @@ def draws(sizes, rows=200, seed=0):
     return lam.astype("float32"), centers
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("sizes", SIZES)
 def test_boxes_and_their_exact_share(sizes):
     lam, centers = draws(sizes)
@@ -57,7 +56,6 @@ def test_boxes_and_their_exact_share(sizes):
     assert share[1] == 1  # exactly: nothing is cut where lam is 1
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("channels", [(), (3,)])
 def test_the_pixels_pasted_are_the_share_and_come_from_the_partner(

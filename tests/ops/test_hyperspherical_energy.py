@@ -62,7 +62,6 @@ def by_hand(
     return np.mean(energies)
 
 
-@pytest.mark.sampled
 @compiled
 @pytest.mark.parametrize("formula", FORMULAS, ids=str)
 def test_it_is_the_mean_over_pairs(formula, compiled):
@@ -74,7 +73,6 @@ def test_it_is_the_mean_over_pairs(formula, compiled):
     )
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("formula", FORMULAS, ids=str)
 def test_the_gradient_has_a_gradient(formula):
     direction = np.random.default_rng(2).normal(size=KERNEL.shape)
@@ -92,7 +90,6 @@ def test_the_gradient_has_a_gradient(formula):
     )
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("half_space", [False, True])
 @pytest.mark.parametrize(
     ("block_size", "compiled"),
@@ -187,7 +184,6 @@ def test_a_single_neuron_has_no_energy(half_space):
     assert value == 0 and (gradient == 0).all()
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("shape", "axis", "order"),
     [
@@ -229,7 +225,6 @@ def kernels_at_the_edge():
     }
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     "formula", [*FORMULAS, {"epsilon": 1e-4, "angular": True}], ids=str
 )

@@ -84,7 +84,6 @@ SETTINGS = {
 }
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize(
     "name, setting",
     [(name, "plain") for name in ALL]
@@ -390,7 +389,6 @@ def numpy_masked(w, masks, batches, rho, inner):
     return w
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", WRAPS)
 def test_in_fit_and_with_sam(name):
     inner = optimizers.SGD(0.125, momentum=0.75)

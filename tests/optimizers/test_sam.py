@@ -44,13 +44,11 @@ def check(setting, inner="momentum", weighted=False):
     assert distance(plain, expected) > 1e-3
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_match_float64(setting):
     check(SETTINGS[setting])
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("inner", ["sgd", "adam", "adamw"])
 def test_inner_optimizers_match_float64(inner):
     check({}, inner)

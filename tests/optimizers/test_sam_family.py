@@ -94,21 +94,18 @@ def check(name, setting, inner="momentum", weighted=False):
     )
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", METHODS)
 def test_settings_match_float64(name, setting):
     check(name, SETTINGS[setting])
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("inner", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("name", ["gsam", "friendly", "look"])
 def test_inner_optimizers_match_float64(name, inner):
     check(name, {}, inner)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["gsam", "friendly", "look"])
 def test_sample_weights_match_float64(name):
     check(name, {"micro_batches": 4}, weighted=True)

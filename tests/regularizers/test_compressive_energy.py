@@ -37,7 +37,6 @@ def expected(kernel, power=2, half_space=True):
     )
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("power", [0, 1, 2])
 @pytest.mark.parametrize("half_space", [False, True])
 def test_value_and_gradient(power, half_space):
@@ -154,7 +153,6 @@ def test_it_lowers_the_energy():
     assert mean_energy(model) < 0.99 * mean_energy(without)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("sam", [False, True])
 def test_saved_and_resumed(sam, tmp_path):
     def optimizer():

@@ -159,7 +159,6 @@ def model_of(name):
     return keras.Model(x, make()(x)), neurons
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_kernel_gets_its_neuron_axis(name):
     model, neurons = model_of(name)

@@ -12,7 +12,6 @@ from tests.sparsity import nets
 sparsity = dlkit.sparsity
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("policy", ["bfloat16", "mixed_float16"])
 def test_low_precision(policy, tmp_path):
     keras.config.set_dtype_policy(policy)

@@ -71,7 +71,6 @@ def lowest(scores, share):
     return mask
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("share", [0.3, 0.75])
 @pytest.mark.parametrize("score", ["snip", "grasp"])
 def test_the_scores_of_the_data(score, share):

@@ -84,7 +84,6 @@ def test_a_dead_network_keeps_a_neuron():
     assert_same(model, small)
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_batch_norm_and_padding(padding, bias):

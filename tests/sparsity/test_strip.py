@@ -11,7 +11,6 @@ from tests.sparsity.nets import array
 sparsity = dlkit.sparsity
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("make", [nets.branched, nets.nested])
 def test_a_supermask_of_a_model_trains_and_strips_to_the_same_outputs(make):
     model = make()

@@ -39,7 +39,6 @@ def trained(method, scale):
     return [ops.convert_to_numpy(v) for v in model.trainable_variables]
 
 
-@pytest.mark.sampled
 @pytest.mark.parametrize("method", METHODS)
 def test_a_fixed_loss_scale_changes_nothing(method):
     for plain, scaled in zip(trained(method, None), trained(method, SCALE)):
