@@ -16,10 +16,10 @@ PIP := $(BIN)/python -m pip install -q -c constraints.txt
 demo: .venv/demo-$(KERAS_BACKEND)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/quickstart.py $(DEMO)
 
-# Installed one after the other, tested two at a time: a test process waits
-# for its compiler most of the time, which runs on one core.
+# Installed one after the other, tested side by side: a test process runs on
+# one core most of the time.
 test: .venv/lint .venv/docs $(BACKENDS:%=.venv/test-%)
-	$(MAKE) -j2 lint docs $(BACKENDS:%=test-%)
+	$(MAKE) -j3 lint docs $(BACKENDS:%=test-%)
 
 test-all:
 	$(MAKE) test PYTEST= XLA_FLAGS=$(DEVICES)

@@ -184,6 +184,7 @@ def test_a_compile_that_cannot_be_repeated_is_left_to_the_user(tmp_path):
     loaded.fit(zoo.rows(), zoo.rows(3), verbose=0)
 
 
+@slow_to_compile
 def test_weight_files_are_those_of_the_network(tmp_path):
     net, data, arguments = zoo.make("sequential")
     model = dlkit.attach(net)
@@ -396,6 +397,7 @@ def test_half_precision_inputs_are_mixed_in_fit(dtype):
     assert np.isfinite(float(logs["loss"]))
 
 
+@slow_to_compile
 def test_positional_arguments_and_a_single_callback():
     model, data, arguments = zoo.make("sequential")
     part = dlkit.layers.MixUp(num_classes=3, active_epochs=(0, 1))
@@ -411,6 +413,7 @@ def test_positional_arguments_and_a_single_callback():
     assert int(ops.convert_to_numpy(part.epoch)) == 2
 
 
+@slow_to_compile
 def test_clone_is_a_model_of_its_own():
     model, data, arguments = zoo.make("sequential")
     model = dlkit.attach(model)

@@ -76,6 +76,7 @@ def test_model_checkpoint_of_model_and_weights(tmp_path):
     assert_same(weights_of(other), weights_of(model))
 
 
+@slow_to_compile
 def test_swap_ema_weights():
     model, data = start(use_ema=True, ema_momentum=0.5)
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
@@ -89,6 +90,7 @@ def test_swap_ema_weights():
         )
 
 
+@slow_to_compile
 def test_learning_rate_callbacks():
     model, data = start()
     halve = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)

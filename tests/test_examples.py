@@ -117,6 +117,7 @@ def test_with_the_lines_it_is_trained_with_both(name):
     assert [type(p) for p in history.model.parts] == [dlkit.layers.MixUp]
 
 
+@slow_to_compile
 @pytest.mark.usefixtures("two_steps")
 @pytest.mark.parametrize("name", RUN)
 def test_without_the_lines_it_is_plain_keras(name, monkeypatch):
@@ -273,6 +274,7 @@ def test_the_table_has_means_and_deviations(quickstart, monkeypatch):
     assert "700 test images" in report
 
 
+@slow_to_compile
 def test_quickstart_writes_a_table_and_pictures(
     quickstart, tmp_path, monkeypatch, capsys
 ):

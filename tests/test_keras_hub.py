@@ -17,6 +17,7 @@ from keras_hub.models import ResNetBackbone
 from keras_hub.models import RetinaNetBackbone
 from keras_hub.models import RetinaNetObjectDetector
 
+from tests.running import mostly_slow_to_compile
 from tests.running import slow_to_compile
 
 
@@ -67,7 +68,9 @@ def scenes():
     return images, {"boxes": boxes, "labels": labels}
 
 
-@pytest.mark.parametrize("compiled", ["before", "after"])
+@pytest.mark.parametrize(
+    "compiled", mostly_slow_to_compile(["before", "after"], ["before"])
+)
 def test_a_detector_keeps_its_own_loss_and_prediction(compiled):
     x, y = scenes()
     stock = detector()

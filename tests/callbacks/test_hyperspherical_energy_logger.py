@@ -5,6 +5,7 @@ from keras import layers
 from keras import ops
 
 import keras_dlkit as dlkit
+from tests.running import slow_to_compile
 
 Energy = dlkit.regularizers.HypersphericalEnergy
 Logger = dlkit.callbacks.HypersphericalEnergyLogger
@@ -17,6 +18,7 @@ def fit(model, **arguments):
     return model.fit(x, y, callbacks=callbacks, verbose=0, **arguments).history
 
 
+@slow_to_compile
 def test_it_logs_the_energy_of_each_kernel():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(5)])
     model.add(layers.Dense(3, name="late"))

@@ -250,6 +250,7 @@ def test_an_attached_model_with_sam_goes_on_too(tmp_path):
     assert again.history == ticket.history
 
 
+@slow_to_compile
 def test_a_model_saved_on_the_way_goes_on(tmp_path):
     whole, model = net(), net()
     ticket = LotteryTicket(ROUNDS, EPOCHS)

@@ -107,6 +107,7 @@ def test_a_schedule_longer_than_the_fit_gets_as_far_as_it_can():
     assert counts == expected_counts(schedule, 6, 0, 25, 20, 20)
 
 
+@slow_to_compile
 def test_any_function_and_a_pruning_schedule_as_it_is():
     counts, _ = run(
         net(), MagnitudePruning(lambda step: step / 40, every_steps=8)
@@ -149,6 +150,7 @@ def test_the_smallest_go_and_what_is_left_is_trained():
     assert moved.mean() > 0.9
 
 
+@slow_to_compile
 def test_layer_scope_and_patterns():
     model = net()
     run(model, MagnitudePruning(Constant(0.5), scope="layer"))
@@ -197,6 +199,7 @@ def test_steps_are_updates(accumulate):
     assert counts == [([0] + updates)[i // k] for i in range(1, 21)]
 
 
+@slow_to_compile
 def test_a_second_fit_goes_on():
     schedule = Polynomial(0.8, begin_step=1, end_step=30)
     model, pruning = net(), MagnitudePruning(schedule, every_steps=5)
@@ -252,6 +255,7 @@ class Stop(keras.callbacks.Callback):
         self.model.stop_training = epoch + 1 == self.epochs
 
 
+@slow_to_compile
 def test_a_trained_optimizer_keeps_its_state():
     # In the graph: what was compiled before must not train on.
     model, plain = net(run_eagerly=False), net(run_eagerly=False)
@@ -520,6 +524,7 @@ def test_a_fit_that_goes_on_has_no_more_steps_than_are_left():
     assert zeros(fresh) == round(0.9 * 30 / 50 * SIZE)
 
 
+@slow_to_compile
 def test_weights_are_ranked_for_a_sparsity_that_is_new_alone(monkeypatch):
     ranked = []
     prune = _pruning.prune_to_sparsity

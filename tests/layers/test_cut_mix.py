@@ -7,6 +7,7 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from keras_dlkit.layers import CutMix
+from tests.running import slow_to_compile
 
 RNG = np.random.default_rng(0)
 ROWS, SIZES = 6, (5, 8)
@@ -169,6 +170,7 @@ def test_masks_with_classes_are_one_hot():
     check(mask, 0.9 * np.eye(5)[pasted(y)] + 0.02)
 
 
+@slow_to_compile
 def test_sequences_with_targets_of_rank_two():
     """Integers are a value a time step, floats a row a sample."""
     x = images((9,))
@@ -272,6 +274,7 @@ def test_the_null_settings(arguments):
         assert (before == after).all() and before.dtype == after.dtype
 
 
+@slow_to_compile
 def test_probability_and_active_epochs():
     x = images((6, 6), rows=300)
     y = np.arange(300, dtype="float32")

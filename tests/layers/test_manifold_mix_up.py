@@ -14,6 +14,7 @@ from keras_dlkit.layers import ManifoldMixUp
 from keras_dlkit.layers import MixPoint
 from keras_dlkit.layers import MixUp
 from keras_dlkit.layers import RandomChoice
+from tests.running import slow_to_compile
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 4)).astype("float32")
@@ -179,6 +180,7 @@ def test_the_model_stays_as_it_was(tmp_path):
     assert keras.saving.load_model(tmp_path / "b.keras").count_params()
 
 
+@slow_to_compile
 def test_with_no_draw_the_second_graph_is_the_first():
     """Dict inputs, several outputs, dropout, masks, own dtypes."""
     keras.config.set_dtype_policy("mixed_bfloat16")

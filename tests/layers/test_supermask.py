@@ -8,6 +8,7 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from keras_dlkit.layers import Supermask
+from tests.running import slow_to_compile
 
 BACKEND = keras.config.backend()
 COMPILED = BACKEND != "torch"
@@ -269,6 +270,7 @@ def test_losses_of_the_layer_count_once():
     np.testing.assert_allclose(loss(True), loss(False), rtol=1e-6)
 
 
+@slow_to_compile
 def test_masks_of_sequences_go_through():
     model = keras.Sequential(
         [

@@ -8,6 +8,7 @@ from keras import ops
 import keras_dlkit as dlkit
 from tests import zoo
 from tests.running import run
+from tests.running import slow_to_compile
 from tests.running import weights_of
 
 
@@ -190,6 +191,7 @@ def test_a_function_and_a_name_of_several_losses():
         assert logs[1][key] == pytest.approx(value, rel=1e-5), key
 
 
+@slow_to_compile
 def test_all_names_of_an_output_will_do():
     kind = "regression"
     for tasks in (["p", "q"], ["a", "b"], [0, 1], ["q", 0]):

@@ -304,6 +304,7 @@ def test_losses_below_their_bounds(method, loss_weights):
     assert said == [0, 1, 0]
 
 
+@slow_to_compile
 def test_losses_are_looked_at_with_their_weights():
     """Keras logs them without: `a` is below its bound only in its log."""
     x, a, b = reference.data()
@@ -338,6 +339,7 @@ def test_detached_the_optimizer_goes_on():
         assert all(matches) and all(n.any() for n in new)
 
 
+@slow_to_compile
 def test_of_a_trained_model():
     """Its optimizer knows nothing of log-variances: it starts anew."""
     x, a, b = reference.data()
@@ -354,6 +356,7 @@ def test_of_a_trained_model():
     assert rate == pytest.approx(0.01)
 
 
+@slow_to_compile
 def test_list_outputs_and_their_names():
     """Tasks by index or by name, losses as a list or by name."""
     logs = []

@@ -138,6 +138,7 @@ def flat(structure):
     return keras.tree.flatten(structure)
 
 
+@slow_to_compile
 @pytest.mark.parametrize("name", NETS)
 def test_members_are_plain_models_of_keras(name, tmp_path):
     net, x = NETS[name]()
@@ -301,6 +302,7 @@ def softmax(z):
     return e / e.sum(-1, keepdims=True)
 
 
+@slow_to_compile
 def test_logits_are_averaged_as_probabilities(tmp_path):
     x, y, _ = data()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -327,6 +329,7 @@ def test_logits_are_averaged_as_probabilities(tmp_path):
     )
 
 
+@slow_to_compile
 def test_binary_logits_and_large_ones():
     x, _, _ = data()
     for average in ("sigmoid", "softmax"):
@@ -350,6 +353,7 @@ def test_binary_logits_and_large_ones():
     assert model.get_config()["average"] == "sigmoid"
 
 
+@slow_to_compile
 def test_several_outputs_are_averaged_each_in_its_way():
     net, x = dict_in_dict_out()
     for outputs in (
@@ -418,6 +422,7 @@ def test_ones_keep_what_a_network_has_learned():
     assert (kernel != other).all()
 
 
+@slow_to_compile
 def test_one_member_of_ones_trains_as_the_network():
     x, y, _ = data(20)
     model = BatchEnsemble(mlp(), 1, fast_initializer="ones")
@@ -671,6 +676,7 @@ if BACKEND == "tensorflow":
             np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@slow_to_compile
 def test_exported(tmp_path):
     net, x = convolutional()
     x = x.astype("float32")

@@ -383,6 +383,7 @@ def test_unknown_inputs_are_looked_at_in_all_data():
     net(ood=np.asarray).unknown.check(X)
 
 
+@slow_to_compile
 def test_unknown_inputs_of_a_structure_are_saved_with_it(tmp_path):
     a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
     stem = keras.Model({"a": a, "b": b}, layers.Dense(3)(a + b))
@@ -397,6 +398,7 @@ def test_unknown_inputs_of_a_structure_are_saved_with_it(tmp_path):
         compiled(stem=stem, ood=[X, X]).fit(x, Y, verbose=0)
 
 
+@slow_to_compile
 def test_images_of_bytes():
     """Unknown ones are floats, which an `Input` of bytes would cut off."""
     x = RNG.integers(0, 256, (24, 4)).astype("uint8")
@@ -606,6 +608,7 @@ def test_weights_are_read_before_they_are_changed(kind):
     assert [read for graph in graphs for read in unordered_reads(graph)] == []
 
 
+@slow_to_compile
 def test_loaded_in_a_fresh_process(tmp_path):
     model = compiled()
     fit(model)
@@ -661,6 +664,7 @@ def test_export(tmp_path):
     )
 
 
+@slow_to_compile
 def test_dict_inputs():
     a, b = keras.Input((4,), name="a"), keras.Input((2,), name="b")
     joined = layers.Concatenate()([a, b])
@@ -678,6 +682,7 @@ def test_one_output_is_no_class():
         model.predict_uncertainty(X, verbose=0)
 
 
+@slow_to_compile
 def test_regularizers_of_the_diffusion_act_in_its_phase():
     """With no weight of the diffusion losses they are all there is."""
 

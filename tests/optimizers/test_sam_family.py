@@ -13,6 +13,7 @@ from tests.optimizers import reference
 from tests.optimizers.comparison import compare
 from tests.optimizers.comparison import distance
 from tests.optimizers.comparison import numpy_run
+from tests.running import slow_to_compile
 
 GSAM, FriendlySAM = dlkit.optimizers.GSAM, dlkit.optimizers.FriendlySAM
 LookSAM, MomentumSAM = dlkit.optimizers.LookSAM, dlkit.optimizers.MomentumSAM
@@ -106,6 +107,7 @@ def test_inner_optimizers_match_float64(name, inner):
     check(name, {}, inner)
 
 
+@slow_to_compile
 @pytest.mark.parametrize("name", ["gsam", "friendly", "look"])
 def test_sample_weights_match_float64(name):
     check(name, {"micro_batches": 4}, weighted=True)

@@ -153,6 +153,7 @@ def test_it_lowers_the_energy():
     assert mean_energy(model) < 0.99 * mean_energy(without)
 
 
+@slow_to_compile
 @pytest.mark.parametrize("sam", [False, True])
 def test_saved_and_resumed(sam, tmp_path):
     def optimizer():

@@ -12,6 +12,7 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from tests.ops.gradients import BACKEND
+from tests.running import slow_to_compile
 
 ROOT = pathlib.Path(__file__).parents[2]
 Energy, Sum = dlkit.regularizers.HypersphericalEnergy, dlkit.regularizers.Sum
@@ -249,6 +250,7 @@ def reloaded_losses(model, path):
     return json.loads(output.splitlines()[-1])
 
 
+@slow_to_compile
 def test_reload_in_a_fresh_process(tmp_path):
     x = keras.Input((6, 8))
     h = layers.MultiHeadAttention(2, 3, kernel_regularizer="l2")(x, x)

@@ -20,6 +20,7 @@ from tests.regularizers.test_hyperspherical_energy import network
 from tests.regularizers.test_hyperspherical_energy import number
 from tests.regularizers.test_hyperspherical_energy import numbers
 from tests.regularizers.test_hyperspherical_energy import trained
+from tests.running import slow_to_compile
 
 regularize = dlkit.regularizers.regularize
 
@@ -520,6 +521,7 @@ def test_training_under_lora_lowers_the_energy():
 # Whole networks.
 
 
+@slow_to_compile
 def test_keras_applications():
     model = keras.applications.MobileNet(
         (32, 32, 3), alpha=0.25, weights=None, classes=4
@@ -535,6 +537,7 @@ def test_keras_applications():
         assert chosen[kernel.path].axis == axis
 
 
+@slow_to_compile
 def test_keras_hub(tmp_path):
     keras_hub = pytest.importorskip("keras_hub")
     backbone = keras_hub.models.BertBackbone(

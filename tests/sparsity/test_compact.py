@@ -10,6 +10,7 @@ import keras_dlkit as dlkit
 from keras_dlkit.sparsity._encoding import as_array
 from keras_dlkit.sparsity._encoding import decode
 from keras_dlkit.sparsity._encoding import encode
+from tests.running import slow_to_compile
 from tests.sparsity import nets
 
 sparsity = dlkit.sparsity
@@ -152,6 +153,7 @@ def test_the_report_counts_by_hand():
     assert "make no layer faster" in str(found) and row.name in str(found)
 
 
+@slow_to_compile
 def test_the_report_of_a_supermask_is_that_of_the_stripped_model():
     masked = sparsity.supermask(nets.branched(), 0.7, seed=0)
     ours = sparsity.report(masked)

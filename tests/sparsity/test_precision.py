@@ -7,11 +7,13 @@ from keras import layers
 
 import keras_dlkit as dlkit
 from keras_dlkit.sparsity._encoding import as_array
+from tests.running import slow_to_compile
 from tests.sparsity import nets
 
 sparsity = dlkit.sparsity
 
 
+@slow_to_compile
 @pytest.mark.parametrize("policy", ["bfloat16", "mixed_float16"])
 def test_low_precision(policy, tmp_path):
     keras.config.set_dtype_policy(policy)

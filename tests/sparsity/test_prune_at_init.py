@@ -8,6 +8,7 @@ from keras import ops
 
 import keras_dlkit as dlkit
 from tests.ops.gradients import central_differences
+from tests.running import slow_to_compile
 from tests.sparsity import nets
 from tests.sparsity.nets import array
 
@@ -198,6 +199,7 @@ def test_a_sum_beyond_float32_is_found_from_smaller_inputs():
     np.testing.assert_array_equal(flat(masks), flat(expected))
 
 
+@slow_to_compile
 def test_several_outputs_dropout_and_a_given_loss():
     inputs = keras.Input((4,))
     x = layers.Dropout(0.5, seed=1)(layers.Dense(6, "relu")(inputs))

@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 import keras_dlkit as dlkit
+from tests.running import slow_to_compile
 from tests.sparsity import nets
 from tests.sparsity.nets import array
 
@@ -295,6 +296,7 @@ def test_models_in_the_model_are_kept_whole():
     assert small.count_params() == model.count_params()
 
 
+@slow_to_compile
 def test_dictionaries_and_a_model_built_by_a_call():
     inputs = {
         "a": keras.Input((4,), name="a"),
