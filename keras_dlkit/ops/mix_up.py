@@ -56,6 +56,14 @@ def mix_up(values: Any, permutation: Any, lam: Any) -> Any:
             f"and make classes one-hot. Received: values of dtype {dtype}"
         )
     lam = ops.convert_to_tensor(lam, dtype="float32")
+    if changes_in_place(values) and not values.is_contiguous():
+        # A convolution gives channels last as a view of channels first: mixed
+        # in the order of memory nothing is copied, here and in the next layer.
+        axes = sorted(range(values.ndim), key=values.stride, reverse=True)
+        ordered = values.permute(axes)
+        if axes[0] == 0 and ordered.is_contiguous():
+            back = sorted(range(values.ndim), key=axes.__getitem__)
+            return mix_up(ordered, permutation, lam).permute(back)
     shape = ops.shape(values)
     if all(isinstance(size, int) for size in shape[1:]):
         # Rows as vectors: gathered and broadcast in the fastest way.

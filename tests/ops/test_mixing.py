@@ -42,6 +42,24 @@ def test_lambda_one_is_the_identity_to_the_bit():
     assert (ops.convert_to_numpy(mixed) == values).all()
 
 
+@pytest.mark.parametrize("axes", [(0, 2, 3, 1), (0, 3, 1, 2), (3, 0, 1, 2)])
+def test_a_view_is_mixed_as_its_values(axes):
+    rng = np.random.default_rng(0)
+    stored = rng.normal(size=(5, 3, 4, 5)).astype("float32")
+    values = stored.transpose(axes)
+    permutation, lam = rng.permutation(5), rng.uniform(size=5)
+    view = ops.transpose(ops.convert_to_tensor(stored), axes)
+    mixed = dlkit.ops.mix_up(view, permutation, lam)
+    share = lam[:, None, None, None]
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(mixed),
+        share * values + (1 - share) * values[permutation],
+        atol=1e-6,
+    )
+    if keras.config.backend() == "torch" and axes[0] == 0:  # no copy
+        assert mixed.stride() == view.stride()
+
+
 def distance(alpha, beta, count=20_000):
     """Kolmogorov's, from draws for `alpha` to Beta(beta, beta).
 
