@@ -13,6 +13,11 @@ PIP := $(BIN)/python -m pip install -q -c constraints.txt
 
 .PHONY: demo test test-all lint format docs clean
 
+# Two installs at once would spoil `.venv`; the tests below run side by side.
+ifeq ($(MAKELEVEL), 0)
+.NOTPARALLEL:
+endif
+
 demo: .venv/demo-$(KERAS_BACKEND)
 	KERAS_BACKEND=$(KERAS_BACKEND) $(BIN)/python examples/quickstart.py $(DEMO)
 
