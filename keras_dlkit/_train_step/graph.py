@@ -1,10 +1,64 @@
-"""TensorFlow: what conditionals and replicas ask for."""
+"""TensorFlow: what loops, conditionals and replicas ask for."""
+
+import contextlib
 
 import tensorflow as tf
+
+from keras_dlkit._train_step import passes
 
 
 def tensors(variables):
     return [tf.convert_to_tensor(v) for v in variables]
+
+
+class FirstPass(passes.FirstPass):
+    """Also within loops and conditionals, where there is another graph.
+
+    A tensor of that graph cannot leave it: what is assigned there is assigned
+    in the second pass, too, and put back after it.
+    """
+
+    def __init__(self, at=()):
+        super().__init__(self._read_before, at)
+        self._graph = tf.compat.v1.get_default_graph()
+        self._within = {}
+
+    def add_update(self, update):
+        variable, _ = update
+        if self._is_within() and id(variable) not in self.state_mapping:
+            self._within[id(variable)] = variable
+        super().add_update(update)
+
+    def _is_within(self):
+        graph = tf.compat.v1.get_default_graph()
+        return graph is not self._graph and not tf.executing_eagerly()
+
+    def _read_before(self, variable):
+        if self._is_within():
+            with self._graph.as_default():
+                return tf.convert_to_tensor(variable)
+        return tf.convert_to_tensor(variable)
+
+    def assigned_within(self):
+        return list(self._within.values())
+
+
+@contextlib.contextmanager
+def second_pass(first, at):
+    within = first.assigned_within()
+    if not within:
+        with passes.second_pass(first, at):
+            yield
+        return
+    before = {id(v): value for v, value in first.before()}
+    after = tensors(within)
+    for variable in within:
+        variable.assign(before.pop(id(variable)))
+    held = [pair for pair in first.before() if id(pair[0]) in before]
+    with FirstPass([*held, *at]):
+        yield
+    for variable, value in zip(within, after):
+        variable.assign(value)
 
 
 def choose(condition, first, second):

@@ -1,7 +1,5 @@
 """The train step on TensorFlow: graph or XLA, one device or several."""
 
-import functools
-
 import keras
 import tensorflow as tf
 
@@ -9,7 +7,6 @@ from keras_dlkit import _keras
 from keras_dlkit._train_step import common
 from keras_dlkit._train_step import graph
 from keras_dlkit._train_step import tasks
-from keras_dlkit._train_step.passes import Pass
 from keras_dlkit._train_step.results import Results
 
 
@@ -52,11 +49,12 @@ class TrainStep(_keras.BuildsOnRows):
         for part, rows, share in common.micro_batches(
             data, method.micro_batches
         ):
-            loss, y_pred, clean, changes = self._first_pass(
+            loss, y_pred, clean, scope = self._first_pass(
                 method, part, variables
             )
-            gradients, memory = self._outcome(method, part, variables, clean)
-            changes()
+            gradients, memory = self._outcome(
+                method, part, variables, clean, scope
+            )
             results.add(loss, y_pred, rows, share, gradients, memory)
         loss, y_pred, gradients, memory = results.join()
         self._report(data, loss)
@@ -68,23 +66,21 @@ class TrainStep(_keras.BuildsOnRows):
     def _first_pass(self, method, part, variables):
         values = graph.tensors(variables)
         e = method.lookahead(values, variables)
+        if e is None:
+            scope, sources = graph.FirstPass(), [v.value for v in variables]
+            return *self._pass(part, sources, scope), scope
         point = common.moved(values, e)
-        *results, scope = self._pass(part, variables, point)
-        moved = [] if e is None else variables
-        return *results, functools.partial(scope.assign, but=moved)
+        scope = graph.FirstPass(zip(variables, point))
+        return *self._pass(part, point, scope), scope
 
-    def _pass(self, part, variables, point):
-        """At `point` for the weights; what it assigns is in its scope."""
-        with Pass(variables, point) as scope:
-            with tf.GradientTape(
-                persistent=self.takes_task_gradients,
-                watch_accessed_variables=False,
-            ) as tape:
-                tape.watch(point)
-                losses, y_pred = common.forward(self, part)
-                scaled = [self.optimizer.scale_loss(loss) for loss in losses]
-            gradients = self._gradients(tape, scaled, point)
-        return sum(losses), y_pred, gradients, scope
+    def _pass(self, part, sources, scope):
+        """The loss, the predictions, and the gradient of `sources`."""
+        tape = tf.GradientTape(persistent=self.takes_task_gradients)
+        with scope, tape:
+            tape.watch([s for s in sources if tf.is_tensor(s)])
+            losses, y_pred = common.forward(self, part)
+            scaled = [self.optimizer.scale_loss(loss) for loss in losses]
+        return sum(losses), y_pred, self._gradients(tape, scaled, sources)
 
     def _gradients(self, tape, losses, sources):
         gradients = [
@@ -98,7 +94,7 @@ class TrainStep(_keras.BuildsOnRows):
         replicas = self.distribute_strategy.num_replicas_in_sync
         return common.scaled(tasks.merged(self, summed), 1.0 / replicas)
 
-    def _outcome(self, method, part, variables, clean):
+    def _outcome(self, method, part, variables, clean, first):
         """The gradients to apply for one part of the batch, and a memory."""
         ascends = method.takes_second
         if ascends is False:
@@ -118,7 +114,8 @@ class TrainStep(_keras.BuildsOnRows):
                 common.scaled(at_w, common.inverse(scale)), values, variables
             )
             point = common.moved(values, e)
-            _, _, at_e, _ = self._pass(part, variables, point)
+            scope = graph.second_pass(first, list(zip(variables, point)))
+            _, _, at_e = self._pass(part, point, scope)
             return (common.same_gradients(at_e, clean, variables),)
 
         (at_e,) = graph.choose(ascends, second_gradient, lambda: (clean,))

@@ -1,14 +1,14 @@
 """The train step on PyTorch: eager, by `torch.autograd.grad`."""
 
 import contextlib
-import functools
 
 import keras
 import torch
 
 from keras_dlkit._train_step import common
 from keras_dlkit._train_step import tasks
-from keras_dlkit._train_step.passes import Pass
+from keras_dlkit._train_step.passes import FirstPass
+from keras_dlkit._train_step.passes import second_pass
 from keras_dlkit._train_step.results import Results
 
 
@@ -49,13 +49,14 @@ class TrainStep:
         for part, rows, share in common.micro_batches(
             data, method.micro_batches
         ):
-            loss, y_pred, clean, changes = self._first_pass(
-                method, part, variables
+            loss, y_pred, clean, scope = self._first_pass(
+                method, part, variables, ascends
             )
             at_e = None
             if ascends:
-                at_e = self._second_gradient(method, part, variables, clean)
-            changes()
+                at_e = self._second_gradient(
+                    method, part, variables, clean, scope
+                )
             with torch.no_grad():
                 gradients, memory = common.outcome(
                     method,
@@ -74,28 +75,25 @@ class TrainStep:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def _first_pass(self, method, part, variables):
+    def _first_pass(self, method, part, variables, ascends):
         values = [v.value for v in variables]
         with torch.no_grad():
             e = method.lookahead(values, variables)
-        if e is None:
-            *results, scope = self._pass(part, variables, values)
-            return *results, scope.assign
-        *results, scope = self._pass_at(
-            common.moved(_detached(values), e), part, variables
-        )
-        return *results, functools.partial(scope.assign, but=variables)
+        at = ()
+        if e is not None:
+            values = _leaves(common.moved(_detached(values), e))
+            at = zip(variables, values)
+        scope = contextlib.nullcontext()
+        if ascends or at:
+            scope = FirstPass(lambda v: v.value.detach().clone(), at)
+        return *self._pass(part, values, scope), scope
 
-    def _pass_at(self, point, part, variables):
-        leaves = [p.detach().requires_grad_() for p in point]
-        return self._pass(part, variables, leaves)
-
-    def _pass(self, part, variables, leaves):
-        """With the gradient of `leaves`; what it assigns is in its scope."""
-        with Pass(variables, leaves) as scope:
+    def _pass(self, part, leaves, scope):
+        """The loss, the predictions, and the gradient of `leaves`."""
+        with scope:
             losses, y_pred = common.forward(self, part)
             gradients = self._gradient(losses, leaves)
-        return sum(losses), y_pred, gradients, scope
+        return sum(losses), y_pred, gradients
 
     def _gradient(self, losses, values):
         gradients = []
@@ -118,19 +116,24 @@ class TrainStep:
     def of_all_replicas(self, losses):
         return losses, 1
 
-    def _second_gradient(self, method, part, variables, clean):
+    def _second_gradient(self, method, part, variables, clean, first):
         values = _detached(v.value for v in variables)
         with torch.no_grad():
             at_w = common.scaled(
                 clean, common.inverse(self.optimizer.scale_loss(1.0))
             )
             e = method.perturbations(at_w, values, variables)
-            point = common.moved(values, e)
+            point = _leaves(common.moved(values, e))
         # Not to live on through the second pass.
         del at_w, e
-        _, _, at_e, _ = self._pass_at(point, part, variables)
+        scope = second_pass(first, zip(variables, point))
+        _, _, at_e = self._pass(part, point, scope)
         return common.same_gradients(at_e, clean, variables)
 
 
 def _detached(values):
     return [value.detach() for value in values]
+
+
+def _leaves(point):
+    return [p.detach().requires_grad_() for p in point]

@@ -7,6 +7,7 @@ from keras import layers
 from keras import ops
 
 import keras_dlkit as dlkit
+from tests.running import slow_to_compile
 
 METHODS = {
     "sam": lambda: dlkit.optimizers.SAM("sgd", rho=0.1),
@@ -76,6 +77,112 @@ def trained_norm(method):
     model.compile(method, "mse")
     model.fit(X, Y, epochs=20, verbose=0)
     return np.linalg.norm(ops.convert_to_numpy(kernel), 2)
+
+
+class Cell(layers.Layer):
+    """Draws in each step of a loop."""
+
+    state_size = output_size = 8
+
+    def __init__(self):
+        super().__init__()
+        self.dense, self.dropout = layers.Dense(8), layers.Dropout(0.5, seed=1)
+
+    def build(self, shape):
+        self.dense.build((shape[0], shape[-1] + 8))
+
+    def call(self, x, states, training=False):
+        x = self.dense(ops.concatenate([x, *states], -1))
+        x = self.dropout(x, training=training)
+        return x, [x]
+
+
+class Sometimes(layers.Layer):
+    """Draws, and writes its statistics, in a conditional."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = layers.Dropout(0.5, seed=1)
+        self.norm = layers.BatchNormalization()
+
+    def build(self, shape):
+        self.norm.build(shape)
+
+    def call(self, x, training=False):
+        def change():
+            y = self.dropout(x, training=training)
+            return self.norm(y, training=training)
+
+        return ops.cond(ops.sum(x) > 0, change, lambda: x)
+
+
+NETS = {
+    "loop": lambda: [layers.Reshape((3, 1)), layers.RNN(Cell())],
+    "conditional": lambda: [layers.Dense(8, "relu"), Sometimes()],
+    "writes_its_weight": lambda: [
+        layers.SpectralNormalization(layers.Dense(8))
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("net", "method"),
+    [
+        ("loop", {"rho": 1e-12}),
+        pytest.param(
+            *("loop", {"rho": 1e-12, "every_steps": 2}), marks=slow_to_compile
+        ),
+        ("conditional", {"rho": 1e-12}),
+        ("writes_its_weight", {"start_step": 9}),
+    ],
+)
+def test_without_a_move_it_is_the_inner_optimizer(net, method):
+    """The same draws in both passes, and in the steps after."""
+    if keras.config.backend() == "jax" and net != "writes_its_weight":
+        pytest.skip("Keras fails on it")
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    weights = []
+    for wrap in (dlkit.attach, lambda net: net):
+        keras.utils.set_random_seed(0)
+        model = wrap(
+            keras.Sequential(
+                [
+                    keras.Input((3,)),
+                    *NETS[net](),
+                    layers.Dropout(0.5, seed=2),
+                    layers.Dense(1),
+                ]
+            )
+        )
+        inner = keras.optimizers.SGD(0.01)
+        with_sam = wrap is dlkit.attach
+        model.compile(
+            dlkit.optimizers.SAM(inner, **method) if with_sam else inner, "mse"
+        )
+        model.fit(x, x[:, :1], epochs=4, batch_size=4, shuffle=False, verbose=0)
+        weights.append(model.get_weights())
+    for ours, stock in zip(*weights):
+        assert np.isfinite(stock).all()
+        np.testing.assert_allclose(ours, stock, atol=1e-5)
+
+
+@pytest.mark.skipif(keras.config.backend() == "jax", reason="Keras fails on it")
+def test_statistics_of_a_conditional_are_those_of_the_first_pass():
+    kept = []
+    for method in (dlkit.optimizers.SAM("sgd", rho=0.5), "sgd"):
+        keras.utils.set_random_seed(0)
+        net = keras.Sequential(
+            [keras.Input((3,)), *NETS["conditional"](), layers.Dense(1)]
+        )
+        model = dlkit.attach(net)
+        model.compile(method, "mse")
+        model.train_on_batch(X, Y)
+        kept.append(
+            list(map(ops.convert_to_numpy, net.non_trainable_variables))
+        )
+    assert len(kept[0]) == 3
+    for ours, stock in zip(*kept):
+        np.testing.assert_allclose(ours, stock, rtol=1e-6)
 
 
 @pytest.mark.parametrize("rho", [1e-7, 1e-3])
