@@ -144,7 +144,17 @@ class AttachedOptimizer(WrapperOptimizer):
     def learn(self, memory, variables):
         """Writes the state of the method; a skipped update does not."""
 
+    def apply(self, grads, trainable_variables=None):
+        self._refuse_plain_fit()  # before a step that fails makes slots
+        super().apply(grads, trainable_variables)
+
     def transform(self, gradients):
+        self._refuse_plain_fit()
+        if self._handed:
+            self._handed()
+        return gradients
+
+    def _refuse_plain_fit(self):
         if not self._open:
             name = type(self).__name__
             raise RuntimeError(
@@ -155,9 +165,6 @@ class AttachedOptimizer(WrapperOptimizer):
                 "    model.fit(...)\n"
                 "In a loop of your own, use `keras_dlkit.ops`."
             )
-        if self._handed:
-            self._handed()
-        return gradients
 
     def mask_by(self, mask):
         """Has an optimizer outside say where weights are pruned."""

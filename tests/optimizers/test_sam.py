@@ -159,6 +159,21 @@ def test_plain_fit_is_refused_and_loses_nothing(wrap):
     assert (model.get_weights()[0] != before[0]).any()
 
 
+@pytest.mark.filterwarnings("ignore:`attach` took over")
+def test_after_the_refusal_the_optimizer_can_be_taken_over():
+    x, y = np.ones((4, 2)), np.ones((4, 1))
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(dlkit.optimizers.SAM("adam"), "mse")
+    with pytest.raises(RuntimeError, match="keras_dlkit.attach"):
+        model.fit(x, y, verbose=0)
+    before = model.get_weights()
+    dlkit.attach(model).fit(x, y, verbose=0)
+    # The first step of Adam is the learning rate.
+    np.testing.assert_allclose(
+        np.abs(model.get_weights()[0] - before[0]), 1e-3, rtol=1e-3
+    )
+
+
 def test_plain_fit_is_refused_inside_a_loss_scaler():
     keras.config.set_dtype_policy("mixed_float16")
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
