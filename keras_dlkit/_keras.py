@@ -118,6 +118,11 @@ def all_layers(layer):
     return layer._flatten_layers()
 
 
+def is_built_throughout(model):
+    """Whether no layer is left that a first call would build."""
+    return all(layer.built for layer in all_layers(model))
+
+
 def set_initial_value(variable, initializer):
     """Gives a fresh variable the value that another initializer would.
 
@@ -282,7 +287,10 @@ def give_state_back(model, state):
         state: What its train, test or predict function takes first. If a step
             has used it up, nothing is done.
     """
-    if any(value.is_deleted() for values in state for value in values):
+    try:
+        if any(value.is_deleted() for values in state for value in values):
+            return
+    except TypeError:  # a variable made in the step: its value is of the trace
         return
     names = ["trainable", "non_trainable", "metrics"]
     if len(state) == 4:

@@ -105,6 +105,7 @@ def attach(
     check_model(model)
     with _keras.strategy_scope(model):
         attached = Attached(model, parts, name=name)
+        attached._take_over_or_refuse(model)
     if attached.compiled and not own(model, ("compile",)):
         warnings.warn(
             f"`attach` took over the optimizer, loss and metrics of "
@@ -198,7 +199,6 @@ class Attached(TrainStep, Answers, keras.Model):
         self._delegates = delegates(model)
         self.built = model.built
         self._refusal = None
-        self._take_over_or_refuse(model)
 
     def call(self, inputs, training=None, **kwargs):
         for part in self.parts if training else ():
@@ -289,10 +289,10 @@ class Attached(TrainStep, Answers, keras.Model):
             self._compile(**keras.saving.deserialize_keras_object(config))
         self._build_optimizer()
 
-    def _build_optimizer(self):
+    def _build_optimizer(self, built=True):
         """Builds it as soon as the network is, if there is one."""
         optimizer = self.optimizer if self.compiled else None
-        if optimizer and self.built and not optimizer.built:
+        if optimizer and self.built and built and not optimizer.built:
             with self.creation_scope():
                 self.optimizer.build(self.trainable_variables)
             # A `MultiOptimizer` may know its parts only now.
@@ -414,7 +414,7 @@ class Attached(TrainStep, Answers, keras.Model):
             _, y, _ = keras.utils.unpack_x_y_sample_weight(validation)
             self._check_targets(y)
         # Now, not in the first step: what is wrong is said before it.
-        self._build_optimizer()
+        self._build_optimizer(_keras.is_built_throughout(self.model))
         if prepares_fit(self.model):
             arguments = self.model.prepare_fit(arguments)
         arguments["callbacks"] = with_watch(self, arguments["callbacks"])
@@ -426,7 +426,7 @@ class Attached(TrainStep, Answers, keras.Model):
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         self._check_targets(y)
-        self._build_optimizer()
+        self._build_optimizer(_keras.is_built_throughout(self.model))
         if prepares_fit(self.model):
             self.model.check_batch(x)
         logs = super().train_on_batch(x, y, *args, **kwargs)

@@ -74,11 +74,15 @@ def test_all_layers_are_found_at_any_depth():
     dense, cell = keras.layers.Dense(2), keras.layers.GRUCell(2)
     wrapped = keras.layers.TimeDistributed(dense)
     inner = keras.Sequential([wrapped, keras.layers.RNN(cell)])
-    found = _keras.all_layers(keras.Sequential([inner, inner]))
+    model = keras.Sequential([inner, inner])
+    found = _keras.all_layers(model)
     assert sum(layer is dense for layer in found) == 1
     assert {id(layer) for layer in (inner, wrapped, cell)} <= set(
         map(id, found)
     )
+    assert not _keras.is_built_throughout(model)
+    model.build((None, 3, 2))
+    assert _keras.is_built_throughout(model)
 
 
 def test_an_initial_value_reaches_a_variable_that_has_none_yet():

@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import ops
 
+from keras_dlkit import _keras
 from keras_dlkit._train_step import lists
 from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
@@ -36,6 +37,16 @@ def micro_batches(data, count):
         last = most(end, first + 1)
         part = map_leaves(lambda t: t[first:last], data)  # noqa: B023
         yield part, rows, ops.cast(rows, "float32") / ops.cast(total, "float32")
+
+
+def build(model, data):
+    """Builds a lazy model, with layers that are called in training alone."""
+    x = keras.utils.unpack_x_y_sample_weight(data)[0]
+    if not model.built:
+        model(x, training=False)
+    if not (model.optimizer.built or _keras.is_built_throughout(model.model)):
+        with keras.StatelessScope():
+            model(x, training=True)
 
 
 def forward(model, part, training=True):

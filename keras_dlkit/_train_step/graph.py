@@ -20,7 +20,8 @@ class FirstPass(passes.FirstPass):
 
     def __init__(self, at=()):
         super().__init__(self._read_before, at)
-        self._graph = tf.compat.v1.get_default_graph()
+        eager = tf.executing_eagerly()
+        self._graph = None if eager else tf.compat.v1.get_default_graph()
         self._within = {}
 
     def add_update(self, update):
@@ -30,12 +31,13 @@ class FirstPass(passes.FirstPass):
         super().add_update(update)
 
     def _is_within(self):
-        graph = tf.compat.v1.get_default_graph()
-        return graph is not self._graph and not tf.executing_eagerly()
+        if tf.executing_eagerly():
+            return False
+        return tf.compat.v1.get_default_graph() is not self._graph
 
     def _read_before(self, variable):
         if self._is_within():
-            with self._graph.as_default():
+            with self._graph.as_default() if self._graph else tf.init_scope():
                 return tf.convert_to_tensor(variable)
         return tf.convert_to_tensor(variable)
 

@@ -40,35 +40,38 @@ def weighted(tensors, factors):
     return sum(terms[1:], terms[0]) if terms else None
 
 
-def before_step(model, data):
-    """What a step changes beside weights, to repeat its pass: copies.
+def is_of_keras(model, method):
+    """Whether Keras's own step does: one pass, and the gradient of one loss."""
+    weighting = model.task_weighting
+    looks_again = weighting is not None and weighting.looks_again
+    return isinstance(method, common.Plain) and not (
+        model.takes_task_gradients or looks_again
+    )
 
-    With the number of updates so far, of which it can be seen whether there
-    was one.
+
+def before_step(model, data):
+    """Builds what a weighting looks at; a copy of the number of updates."""
+    if model.task_weighting is None:
+        return None
+    common.build(model, data)
+    model._build_optimizer()
+    return ops.copy(model.optimizer.iterations)
+
+
+def finish(model, data, updates, logs, again):
+    """Shows a task weighting what the step did, and logs its weights.
+
+    `again` makes a scope that begins where the first pass of the step began,
+    with given pairs of a variable and a value.
     """
     weighting = model.task_weighting
     if weighting is None:
-        return None
-    if not model.built:  # a lazy model is built by its first pass
-        model(keras.utils.unpack_x_y_sample_weight(data)[0], training=False)
-    model._build_optimizer()
-    if not weighting.looks_again:
-        return None
-    states = [(v, ops.copy(v)) for v in model.non_trainable_variables]
-    return states, ops.copy(model.optimizer.iterations)
-
-
-def finish(model, data, before, logs):
-    """Shows a task weighting what the step did, and logs its weights."""
-    weighting = model.task_weighting
-    if weighting is None:
         return logs
-    if before is not None:
-        states, updates = before
+    if weighting.looks_again:
         weights = [
             (v, ops.convert_to_tensor(v)) for v in model.trainable_variables
         ]
-        with keras.StatelessScope([*weights, *states], collect_losses=True):
+        with again(weights):
             losses = losses_again(model, data)
         learn(weighting, losses, model.optimizer.iterations > updates)
     return {**logs, **weighting.logs()}

@@ -1,5 +1,7 @@
 """The train step on TensorFlow: graph or XLA, one device or several."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -19,16 +21,17 @@ class TrainStep(_keras.BuildsOnRows):
 
     def train_step(self, data):
         data = self.change_batch(data, training=True)
-        before = tasks.before_step(self, data)
+        updates = tasks.before_step(self, data)
         method = self.attached_optimizer
         if method is None or method.is_plain:
             method = common.Plain(method)
-        if isinstance(method, common.Plain) and not self.takes_task_gradients:
+        again = None
+        if tasks.is_of_keras(self, method):
             with method.attached():
                 logs = super().train_step(data)
         else:
-            logs = self._step(method, data)
-        return tasks.finish(self, data, before, logs)
+            logs, again = self._step(method, data)
+        return tasks.finish(self, data, updates, logs, again)
 
     def of_all_replicas(self, losses):
         return graph.of_all_replicas(losses, self.task_weighting.is_linear)
@@ -40,8 +43,7 @@ class TrainStep(_keras.BuildsOnRows):
         return self.model.predict_step(data)
 
     def _step(self, method, data):
-        if not self.built:  # a lazy model is built by its first pass
-            self(keras.utils.unpack_x_y_sample_weight(data)[0], training=False)
+        common.build(self, data)
         variables = self.trainable_variables
         if not self.optimizer.built:
             self.optimizer.build(variables)
@@ -61,7 +63,8 @@ class TrainStep(_keras.BuildsOnRows):
         with method.attached(memory, variables):
             self.optimizer.apply(gradients, variables)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return logs, functools.partial(graph.second_pass, scope)
 
     def _first_pass(self, method, part, variables):
         values = graph.tensors(variables)
@@ -76,11 +79,14 @@ class TrainStep(_keras.BuildsOnRows):
     def _pass(self, part, sources, scope):
         """The loss, the predictions, and the gradient of `sources`."""
         tape = tf.GradientTape(persistent=self.takes_task_gradients)
-        with scope, tape:
-            tape.watch([s for s in sources if tf.is_tensor(s)])
-            losses, y_pred = common.forward(self, part)
-            scaled = [self.optimizer.scale_loss(loss) for loss in losses]
-        return sum(losses), y_pred, self._gradients(tape, scaled, sources)
+        with scope:
+            with tape:
+                tape.watch([s for s in sources if tf.is_tensor(s)])
+                losses, y_pred = common.forward(self, part)
+                scaled = [self.optimizer.scale_loss(loss) for loss in losses]
+            # In the scope: what it draws and keeps is of this pass, too.
+            gradients = self._gradients(tape, scaled, sources)
+        return sum(losses), y_pred, gradients
 
     def _gradients(self, tape, losses, sources):
         gradients = [
@@ -96,9 +102,9 @@ class TrainStep(_keras.BuildsOnRows):
 
     def _outcome(self, method, part, variables, clean, first):
         """The gradients to apply for one part of the batch, and a memory."""
-        ascends = method.takes_second
-        if ascends is False:
+        if isinstance(method, common.Plain):
             return clean, []
+        ascends = method.takes_second
         scale = self.optimizer.scale_loss(1.0)
         if ascends is None:
             ascends = method.ascends(

@@ -1,6 +1,7 @@
 """The train step on PyTorch: eager, by `torch.autograd.grad`."""
 
 import contextlib
+import functools
 
 import keras
 import torch
@@ -20,17 +21,18 @@ class TrainStep:
 
     def train_step(self, data):
         data = self.change_batch(data, training=True)
-        before = tasks.before_step(self, data)
+        updates = tasks.before_step(self, data)
         method = self.attached_optimizer
         if method is None or method.is_plain:
             method = common.Plain(method)
-        if isinstance(method, common.Plain) and not self.takes_task_gradients:
+        again = None
+        if tasks.is_of_keras(self, method):
             with method.attached():
                 logs = super().train_step(data)
         else:
-            logs = self._step(method, data)
+            logs, again = self._step(method, data)
         with torch.no_grad():
-            return tasks.finish(self, data, before, logs)
+            return tasks.finish(self, data, updates, logs, again)
 
     def test_step(self, data):
         return super().test_step(self.change_batch(data, training=False))
@@ -73,7 +75,8 @@ class TrainStep:
         with torch.no_grad(), method.attached(memory, variables):
             self.optimizer.apply(gradients, variables)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return logs, functools.partial(second_pass, scope)
 
     def _first_pass(self, method, part, variables, ascends):
         values = [v.value for v in variables]
@@ -83,8 +86,9 @@ class TrainStep:
         if e is not None:
             values = _leaves(common.moved(_detached(values), e))
             at = zip(variables, values)
+        weighting = self.task_weighting
         scope = contextlib.nullcontext()
-        if ascends or at:
+        if ascends or at or (weighting and weighting.looks_again):
             scope = FirstPass(lambda v: v.value.detach().clone(), at)
         return *self._pass(part, values, scope), scope
 

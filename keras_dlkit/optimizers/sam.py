@@ -47,9 +47,11 @@ class SAM(Neighbourhood, TwoGradient):
     statistics; regularisation losses and `add_loss` count in both. What is
     reported (loss, metrics) and what is kept (moving statistics, seeds) is the
     first pass. Where a layer writes its own weight in training, as
-    `keras.layers.SpectralNormalization` does, both gradients are taken through
-    what it writes, as in any step on JAX. The weights are never written with
-    \(w + e\): a checkpoint cannot hold it and a NaN in it cannot stay.
+    `keras.layers.SpectralNormalization` does, the first gradient is Keras's
+    own: on TensorFlow and PyTorch at what the layer wrote, on JAX through the
+    writing. The second is taken through the writing on every backend. The
+    weights are never written with \(w + e\): a checkpoint cannot hold it and a
+    NaN in it cannot stay.
     Clipping, weight decay and accumulation are the inner optimizer's and act
     once, on what it applies.
 
@@ -57,9 +59,9 @@ class SAM(Neighbourhood, TwoGradient):
         inner_optimizer: `keras.optimizers.Optimizer`, or the name of one.
         rho: Float, at least 0, or a
             `keras.optimizers.schedules.LearningRateSchedule` of the number of
-            updates. The radius. 0 is the inner optimizer, bit for bit. Good
-            values: 0.05 to 0.2; with `adaptive="weights"` 0.5 to 2. Defaults
-            to `0.05`.
+            updates. The radius. The number 0 is the inner optimizer, bit for
+            bit. Good values: 0.05 to 0.2; with `adaptive="weights"` 0.5 to 2.
+            Defaults to `0.05`.
         adaptive: `None`, `"weights"` or `"all"`. `"weights"` is ASAM as
             published: \(T = |w| + \eta\) on kernels, embeddings and scales,
             \(T = 1\) on `bias` and `beta`. `"all"` is the form popular in
@@ -97,7 +99,8 @@ class SAM(Neighbourhood, TwoGradient):
 
     Under pure `"bfloat16"` or `"float16"` (not mixed) weights \(w + e\) often
     rounds back to \(w\): use a mixed policy. Weights that reach the forward
-    pass by another way than their `keras.Variable` (`TorchModuleWrapper`)
+    pass by another way than their `keras.Variable` (a `TorchModuleWrapper`, or
+    a `tf.function` that a layer keeps: it is traced for the first pass alone)
     cannot be moved, and are refused.
 
     Example:

@@ -199,11 +199,25 @@ def test_with_sam(name):
         SAM(keras.optimizers.SGD(reference.RATE), rho=0.5),
     ]
     models = [compiled(METHODS[name][0](), o) for o in optimizers]
+    x, a, b = (v[: reference.ROWS] for v in reference.data())
+    logs = [
+        model.train_on_batch(x, {"a": a, "b": b}, return_dict=True)
+        for model in models
+    ]
+    for task in "ab":  # as the first pass has it
+        weights = [log[f"{task}_weight"] for log in logs]
+        np.testing.assert_allclose(weights, weights[0], rtol=1e-4)
     for model in models:
         fit(model)
     without, null, moved = (weights_of(model.model) for model in models)
     for a, b in zip(without, null):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    if name == "pc_grad":  # one draw of orders for both passes
+        drawn = [
+            ops.convert_to_numpy(m.task_weighting.seed_generator.state)
+            for m in models
+        ]
+        np.testing.assert_array_equal(drawn[0], drawn[1])
     assert np.max(np.abs(without[0] - moved[0])) > 1e-3
 
 

@@ -166,23 +166,98 @@ def test_without_a_move_it_is_the_inner_optimizer(net, method):
         np.testing.assert_allclose(ours, stock, atol=1e-5)
 
 
+class WithBranch(keras.Model):
+    """Has weights that are used, and made, in training alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = layers.Dense(1, kernel_initializer="ones")
+        self.branch = layers.Dense(1, kernel_initializer="ones")
+
+    def build(self, shape):
+        self.out.build(shape)
+
+    def call(self, x, training=False):
+        return self.out(x) + self.branch(x) if training else self.out(x)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="Keras fails on it"
+)
+@pytest.mark.parametrize("called", [False, True])
+def test_weights_made_in_training_alone(called):
+    trained = []
+    for wrap, method in (
+        (dlkit.attach, dlkit.optimizers.SAM("sgd", rho=1e-12)),
+        (dlkit.attach, "sgd"),
+        (lambda net: net, "sgd"),
+    ):
+        net = WithBranch()
+        if called:
+            net(X)
+        model = wrap(net)
+        model.compile(method, "mse")
+        model.fit(X, Y, epochs=2, verbose=0)
+        trained.append([net.out.get_weights(), net.branch.get_weights()])
+    *ours, stock = trained
+    assert max(weights[0].max() for weights in stock) < 1.0
+    for one in ours:
+        for got, want in zip(one, stock):
+            for a, b in zip(got, want):
+                np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def two_heads(*hidden):
+    x = inputs = keras.Input((3,))
+    for layer in hidden:
+        x = layer(x)
+    return keras.Model(inputs, {n: layers.Dense(1, name=n)(x) for n in "ab"})
+
+
+LOSSES, TWO = {"a": "mse", "b": "mse"}, {"a": Y, "b": Y}
+
+
 @pytest.mark.skipif(keras.config.backend() == "jax", reason="Keras fails on it")
 def test_statistics_of_a_conditional_are_those_of_the_first_pass():
     kept = []
-    for method in (dlkit.optimizers.SAM("sgd", rho=0.5), "sgd"):
+    for parts, method in (
+        ([], dlkit.optimizers.SAM("sgd", rho=0.5)),
+        ([dlkit.losses.FAMO()], "sgd"),  # looks again at the losses
+        ([], "sgd"),
+    ):
         keras.utils.set_random_seed(0)
-        net = keras.Sequential(
-            [keras.Input((3,)), *NETS["conditional"](), layers.Dense(1)]
-        )
-        model = dlkit.attach(net)
-        model.compile(method, "mse")
-        model.train_on_batch(X, Y)
+        net = two_heads(*NETS["conditional"]())
+        model = dlkit.attach(net, *parts)
+        model.compile(method, LOSSES)
+        model.train_on_batch(X, TWO)
         kept.append(
             list(map(ops.convert_to_numpy, net.non_trainable_variables))
         )
-    assert len(kept[0]) == 3
-    for ours, stock in zip(*kept):
-        np.testing.assert_allclose(ours, stock, rtol=1e-6)
+    *ours, stock = kept
+    assert len(stock) == 3
+    for one in ours:
+        for got, want in zip(one, stock):
+            np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() == "tensorflow", reason="Keras fails on it"
+)
+@pytest.mark.parametrize("mode", ["full", "activations"])
+def test_what_is_rematerialised_is_so_at_the_point_of_its_pass(mode):
+    trained = []
+    for remat in (mode, None):
+        keras.utils.set_random_seed(0)
+        with keras.RematScope(mode=remat):
+            hidden = layers.Dense(5, activation="tanh")
+        net = keras.Sequential([keras.Input((3,)), hidden, layers.Dense(1)])
+        model = dlkit.attach(net)
+        sgd = keras.optimizers.SGD(0.1)
+        model.compile(dlkit.optimizers.SAM(sgd, rho=0.5), "mse")
+        model.fit(X, Y, epochs=3, verbose=0)
+        trained.append(model.get_weights())
+    for got, want in zip(*trained):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rho", [1e-7, 1e-3])
@@ -212,16 +287,16 @@ if keras.config.backend() == "torch":
                 self.count += result.data_ptr() != self.weight.data_ptr()
             return result
 
-    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("method", [*METHODS, "famo"])
     def test_frozen_weights_are_neither_copied_nor_written(method):
         frozen = layers.Dense(701, trainable=False, use_bias=False)
-        net = keras.Sequential([keras.Input((3,)), frozen, layers.Dense(1)])
-        model = dlkit.attach(net)
-        model.compile(METHODS[method](), "mse")
-        model.train_on_batch(X, Y)
+        parts = [dlkit.losses.FAMO()] if method == "famo" else []
+        model = dlkit.attach(two_heads(frozen), *parts)
+        model.compile(METHODS.get(method, lambda: "sgd")(), LOSSES)
+        model.train_on_batch(X, TWO)
         weight = frozen.kernel.value
         version = weight._version
         with Copies(weight) as copies:
-            model.train_on_batch(X, Y)
+            model.train_on_batch(X, TWO)
         assert copies.count == 0
         assert weight._version == version
