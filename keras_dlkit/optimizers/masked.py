@@ -54,8 +54,9 @@ class Masked(WrapperOptimizer):
     Runs: in `apply`, once a step.
     Cost: one product a kernel; one byte a weight. On PyTorch the gradients
         given to `apply` are masked in place. There, on a CPU, second moments
-        of Adam and its kin hold \(10^{-30}\) at pruned places while the step
-        is made, for the square root of a zero takes twenty times as long.
+        of Adam and its kin that are zero hold \(10^{-34}\) while the step is
+        made, for the square root of a zero takes twenty times as long; those
+        below twice that count as zero.
 
     Raises:
         TypeError, ValueError: At construction, for what is no optimizer or no
@@ -116,7 +117,7 @@ class Masked(WrapperOptimizer):
             or not _slots.is_elementwise(innermost(self), v)
         ]
         roots = [
-            (slot, self._slots[id(v)])
+            slot
             for v in chosen
             for slot in _slots.under_root(innermost(self), v)
         ]
