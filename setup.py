@@ -64,6 +64,7 @@ setup(
     name="keras_dlkit",
     version=VERSION,
     description="Training components for Keras 3 that attach to any model.fit",
+    author="The keras_dlkit authors",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
