@@ -1,5 +1,6 @@
 """Ratios of the time of two things, taken in turns in one process."""
 
+import ctypes
 import math
 import re
 import time
@@ -8,6 +9,30 @@ import numpy as np
 
 BLOCK_SECONDS = 0.3
 RESAMPLES = 10_000
+
+# Options of `mallopt`, as malloc.h of the GNU C library has them, and values.
+KEEP_FREED_MEMORY = {
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_MMAP_MAX": (-4, 0),
+    "M_ARENA_MAX": (-8, 1),
+}
+
+
+def keep_freed_memory():
+    """What is freed stays with the process, with the GNU C library.
+
+    By default it gives large blocks back, and the system zeroes each page of
+    the next. Or it does not: that depends on where small blocks lie, and is
+    then so for all of a run. Where little is done with a large tensor it takes
+    longer than what is to be timed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    for option, value in KEEP_FREED_MEMORY.values() if mallopt else ():
+        mallopt(option, value)
+
+
+# Before a backend starts its threads.
+keep_freed_memory()
 
 
 def steps_in_block(run, multiple_of=1, seconds=BLOCK_SECONDS):
