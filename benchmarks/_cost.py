@@ -59,6 +59,8 @@ def _jax_flops(model, source, every_steps):
     functions = getattr(model.train_function, "functions", None)
     if functions is None:
         shares = [(jax.jit(model.train_step), 1.0)]
+    elif len(functions) == 1:
+        shares = [(function, 1.0) for function in functions.values()]
     else:
         shares = [
             (functions[True], 1 / every_steps),

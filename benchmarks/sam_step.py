@@ -70,17 +70,25 @@ def parse_arguments():
 # The steps: how each model is made.
 
 
-def plain(width):
-    return compiled(conv_net(width))
+def frozen(width):
+    """All but the head, which is what is trained of a pretrained network."""
+    net = conv_net(width)
+    for layer in net.layers[:-1]:
+        layer.trainable = False
+    return net
+
+
+def plain(width, net=conv_net):
+    return compiled(net(width))
 
 
 def attached(width):
     return compiled(dlkit.attach(conv_net(width)))
 
 
-def sam(width, method=dlkit.optimizers.SAM, **settings):
+def sam(width, method=dlkit.optimizers.SAM, net=conv_net, **settings):
     optimizer = method(sgd(), **{"rho": RHO, **settings})
-    return compiled(dlkit.attach(conv_net(width)), optimizer)
+    return compiled(dlkit.attach(net(width)), optimizer)
 
 
 def sam_by_hand(width):
@@ -95,6 +103,9 @@ MODELS = {
     f"SAM, every_steps={EVERY_STEPS}": functools.partial(
         sam, every_steps=EVERY_STEPS
     ),
+    "SAM, start_step=1e9": functools.partial(sam, start_step=10**9),
+    "plain, frozen": functools.partial(plain, net=frozen),
+    "SAM, frozen": functools.partial(sam, net=frozen),
     "SAM, micro_batches=4": functools.partial(sam, micro_batches=4),
     "GSAM": functools.partial(sam, method=dlkit.optimizers.GSAM),
     "FriendlySAM": functools.partial(sam, method=dlkit.optimizers.FriendlySAM),
@@ -184,6 +195,8 @@ ROWS = [
     ("SAM, rho=0", "plain", None),
     ("SAM", "plain", 2.1),
     (f"SAM, every_steps={EVERY_STEPS}", "plain", 1.25),
+    ("SAM, start_step=1e9", "plain", None),
+    ("SAM, frozen", "plain, frozen", None),
     ("SAM, micro_batches=4", "plain", None),
     ("GSAM", "plain", 2.1),
     ("FriendlySAM", "plain", 2.1),
