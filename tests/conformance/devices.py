@@ -113,6 +113,23 @@ def compare_predictions(mode):
     print(f"predictions: {modes.EQUAL}", flush=True)
 
 
+def compare_passes(mode):
+    """SAM that does not move is the inner optimizer.
+
+    With what is a replica's own, batch normalisation and dropout, in the net.
+    """
+    still = registry.Case(
+        "still", optimizer=lambda inner: dlkit.optimizers.SAM(inner, rho=1e-12)
+    )
+    states = [
+        train(case, mode.scope, plain=False)[0]
+        for case in (still, registry.Case("none"))
+    ]
+    for a, b in zip(*states, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    print(f"passes: {modes.EQUAL}", flush=True)
+
+
 # That there were several devices.
 
 
@@ -175,5 +192,7 @@ if __name__ == "__main__":
     for name in arguments.cases:
         if name == "predictions":
             compare_predictions(mode)
+        elif name == "passes":
+            compare_passes(mode)
         else:
             compare(CASES[name], mode, arguments.process)
