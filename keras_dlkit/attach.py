@@ -235,6 +235,8 @@ class Attached(TrainStep, Answers, keras.Model):
         if self.task_weighting is not None:
             _task_losses.prepare(self, arguments)
         super().compile(**arguments)
+        if self.attached_optimizer is not None:
+            self.attached_optimizer.claim()
 
     def _take_over_or_refuse(self, source):
         if source.compiled:

@@ -5,6 +5,10 @@ import keras
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
 
+    def is_traced():
+        """Whether what is made now is lost if the step fails."""
+        return tf.inside_function()
+
     def require(condition, message, value=None):
         """Raises, with a message, unless a function of tensors holds.
 
@@ -21,6 +25,10 @@ if keras.config.backend() == "tensorflow":
             return tf.identity(value)
 
 else:
+
+    def is_traced():
+        """Whether what is made now is lost if the step fails."""
+        return False
 
     def require(condition, message, value=None):
         """Elsewhere a compiled step cannot raise."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import keras
 
 from keras_dlkit import _checks
+from keras_dlkit._train_step.asserts import is_traced
 from keras_dlkit.optimizers.wrapper_optimizer import WrapperOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import chain
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
@@ -65,6 +66,7 @@ class AttachedOptimizer(WrapperOptimizer):
             "start_step", start_step, at_least=0
         )
         self._open = 0
+        self._is_claimed = False
         self._handed = None
         # Of a `Masked` outside of this one.
         self._outer_mask = None
@@ -197,7 +199,13 @@ class AttachedOptimizer(WrapperOptimizer):
             return id(variable) not in self._left_out
         return self._selects(variable)
 
+    def claim(self):
+        """Says that an attached model trains by it."""
+        self._is_claimed = True
+
     def build(self, variables):
+        if is_traced() and not self._is_claimed:
+            self._refuse_plain_fit()
         _refuse_overwritten(self, variables)
         chosen = any(self._selects(v) for v in variables)
         if self._selection is not None and not chosen:

@@ -160,12 +160,25 @@ def test_plain_fit_is_refused_and_loses_nothing(wrap):
 
 
 @pytest.mark.filterwarnings("ignore:`attach` took over")
-def test_after_the_refusal_the_optimizer_can_be_taken_over():
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        dlkit.optimizers.SAM,
+        lambda inner: dlkit.optimizers.Masked(dlkit.optimizers.SAM(inner)),
+        pytest.param(
+            lambda inner: keras.optimizers.LossScaleOptimizer(
+                dlkit.optimizers.SAM(inner)
+            ),
+            marks=slow_to_compile,
+        ),
+    ],
+)
+def test_after_the_refusal_the_optimizer_can_be_taken_over(wrap):
     x, y = np.ones((4, 2)), np.ones((4, 1))
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile(dlkit.optimizers.SAM("adam"), "mse")
+    model.compile(wrap("adam"), "mse")
     with pytest.raises(RuntimeError, match="keras_dlkit.attach"):
-        model.fit(x, y, verbose=0)
+        model.fit(x, y, epochs=9, verbose=0)
     before = model.get_weights()
     dlkit.attach(model).fit(x, y, verbose=0)
     # The first step of Adam is the learning rate.
