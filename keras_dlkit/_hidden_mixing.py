@@ -131,17 +131,21 @@ def _with_points(model, wanted, points, prefix=""):
             return _with_points(layer, wanted, points, f"{path}/")
         return layer
 
+    called = set()
+
     def call(layer, *args, **kwargs):
         outputs = layer(*args, **kwargs)
         path = prefix + layer.name
-        if path not in wanted:
-            return outputs
-        if path in points:
+        within = [n for n in wanted if n == path or n.startswith(f"{path}/")]
+        if within and path in called:
             raise ValueError(
                 "`at` must be a layer that is called once. Received: "
-                f"at={path!r}, called more often. Place a "
+                f"at={within[0]!r}, called more often. Place a "
                 "`keras_dlkit.layers.MixPoint` where it is to be mixed."
             )
+        called.add(path)
+        if path not in wanted:
+            return outputs
         points[path] = MixPoint(name=f"{layer.name}_mixed")
         return points[path](outputs)
 

@@ -12,9 +12,10 @@ def as_keys(inputs):
     if inputs is None:
         return None
     keys = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-    if not all(isinstance(key, (str, int)) for key in keys):
+    if not keys or not all(isinstance(key, (str, int)) for key in keys):
         raise ValueError(
-            "`inputs` must be None, or keys or indices of entries of `x`. "
+            "`inputs` must be None for all, or keys or indices of entries of "
+            "`x`, one at least. "
             f"Received: inputs={inputs!r}"
         )
     return keys

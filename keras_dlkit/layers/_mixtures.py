@@ -39,13 +39,7 @@ class Blend:
         """Targets such that a loss linear in them is blended, with weights."""
         y = as_float(y)
         wide = wide_dtype(y, w)
-        target, w = ops.cast(y, wide), ops.cast(w, wide)
-        rank = len(y.shape)
-        # Weights (batch, 1) of targets (batch,), or (batch,) of (batch, n).
-        while len(w.shape) > rank:
-            w = ops.squeeze(w, axis=-1)
-        while len(w.shape) < rank:
-            w = ops.expand_dims(w, -1)
+        target, w = ops.cast(y, wide), _aligned(ops.cast(w, wide), y)
         total = mix_up(w, self.permutation, self.lam)
         empty = total == 0
         blend = ops.where(
@@ -56,11 +50,15 @@ class Blend:
         )
         return ops.cast(blend, y.dtype)
 
-    def dominant(self, y):
-        """The targets of the row with the larger share."""
+    def dominant(self, y, w=None):
+        """The targets of the row with the larger share, times its weight."""
         y = ops.convert_to_tensor(y)
         partners = ops.take(y, self.permutation, axis=0)
-        return ops.where(like_rows(self.lam >= 0.5, y), y, partners)
+        own, other = like_rows(self.lam, y), like_rows(1.0 - self.lam, y)
+        if w is not None:
+            w = _aligned(ops.cast(w, wide_dtype(w)), y)
+            own, other = own * w, other * ops.take(w, self.permutation, axis=0)
+        return ops.where(own >= other, y, partners)
 
 
 class Paste(Blend):
@@ -96,10 +94,45 @@ class Paste(Blend):
             return super().weighted_target(y, w)
         return self.target(y)
 
-    def dominant(self, y):
+    def dominant(self, y, w=None):
         if self.space.dense_axis(y) is None:
-            return super().dominant(y)
+            return super().dominant(y, w)
         return self.target(y)
+
+
+def _aligned(w, y):
+    """Weights of the rank of the targets, to broadcast with them."""
+    rank = len(y.shape)
+    # Weights (batch, 1) of targets (batch,), or (batch,) of (batch, n).
+    if any(size not in (1, None) for size in w.shape[rank:]):
+        raise ValueError(
+            "Sample weights must not have more dimensions than their targets. "
+            f"Received: sample weights of shape {tuple(w.shape)} for targets "
+            f"of shape {tuple(y.shape)}"
+        )
+    while len(w.shape) > rank:
+        w = ops.squeeze(w, axis=-1)
+    while len(w.shape) < rank:
+        w = ops.expand_dims(w, -1)
+    return w
+
+
+def weights_by_target(sample_weight):
+    """A function of the path of a target, to its weights or `None`."""
+    if not tree.is_nested(sample_weight):
+        return lambda path: sample_weight
+    weights = dict(tree.flatten_with_path(sample_weight))
+
+    def weight_of(path):
+        if path not in weights:
+            raise ValueError(
+                "`sample_weight` must be a tensor or have the structure of "
+                f"the targets. Received: {named('target', path)}, and "
+                f"sample weights at {list(weights)}"
+            )
+        return weights[path]
+
+    return weight_of
 
 
 def mix_targets(mixture, y, sample_weight):
@@ -107,17 +140,11 @@ def mix_targets(mixture, y, sample_weight):
     if sample_weight is None:
         return map_leaves(mixture.target, y), None
     nested = tree.is_nested(sample_weight)
-    weights = dict(tree.flatten_with_path(sample_weight)) if nested else {}
+    weight_of = weights_by_target(sample_weight)
     targets = dict(tree.flatten_with_path(y))
 
     def mix_target(path, target):
-        if nested and path not in weights:
-            raise ValueError(
-                "`sample_weight` must be a tensor or have the structure of "
-                f"the targets. Received: {named('target', path)}, and "
-                f"sample weights at {list(weights)}"
-            )
-        weight = weights[path] if nested else sample_weight
+        weight = weight_of(path)
         if weight is None:
             return mixture.target(target)
         return mixture.weighted_target(target, weight)

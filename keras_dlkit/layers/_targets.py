@@ -67,18 +67,22 @@ def as_array(y):
     return np.asarray(y) if hasattr(y, "__array__") else y
 
 
-def check_range(y, classes, path):
+def check_range(y, classes, multi_label, path):
     """Raises for labels that are no class, where their values are at hand.
 
     Those of NumPy are, and of PyTorch, which runs each operation by itself. A
     graph looks at them when it runs.
     """
+    expected = f"Labels must be in [0, num_classes={classes}). Received: "
+    remedy = "Count the classes anew, or renumber the labels from 0."
+    if multi_label:  # is each there or not
+        classes = 2
+        expected = "With `multi_label` labels must be 0 or 1. Received: "
+        remedy = "For one class a sample pass `num_classes`."
     if classes is None or not is_integer(y):
         return
     if getattr(y, "is_cpu", False):
         y = as_array(y)
-    expected = f"Labels must be in [0, num_classes={classes}). Received: "
-    remedy = "Count the classes anew, or renumber the labels from 0."
     if not isinstance(y, np.ndarray):
         asserts.require(
             lambda: _are_classes(ops.cast(y, "int64"), classes),
@@ -95,8 +99,9 @@ def _are_classes(y, count):
     return ops.all(ops.logical_and(y >= 0, y < count))
 
 
-def refuse_one_hot(y, classes, path):
+def refuse_one_hot(y, classes, multi_label, path):
     """Raises for NumPy labels that are one-hot, but integers."""
+    del multi_label
     if classes is None or not isinstance(y, np.ndarray) or not y.size:
         return
     if y.ndim > 1 and y.shape[-1] == classes and _is_one_hot(y):
@@ -120,7 +125,7 @@ def smooth(y, strength, classes, multi_label, path):
         mean = 0.5
     elif classes is None:
         return y
-    elif y.shape[-1] != classes:
+    elif len(y.shape) < 2 or y.shape[-1] != classes:
         raise ValueError(
             "Only one-hot targets can be smoothed. Received: "
             f"{named('target', path)} of shape {tuple(y.shape)} "

@@ -12,7 +12,6 @@ from keras_dlkit._export import export
 from keras_dlkit._papers import cites
 from keras_dlkit.layers._inputs import as_keys
 from keras_dlkit.layers._inputs import dtype_of
-from keras_dlkit.layers._inputs import is_integer
 from keras_dlkit.layers._inputs import map_inputs
 from keras_dlkit.layers._inputs import named
 from keras_dlkit.layers._space import Space
@@ -168,10 +167,7 @@ class CutOut(BatchPart):
                 f"fill={self.fill}, and {named('input', path)} of shape "
                 f"{tuple(image.shape)}"
             )
-        if is_integer(image) and (
-            (values != np.rint(values)).any()
-            or (dtype_of(image) == "uint8" and not _is_uint8(values))
-        ):
+        if not _holds(dtype_of(image), values):
             raise ValueError(
                 "`fill` must be a value that the input can hold. Received: "
                 f"fill={self.fill}, and {named('input', path)} of dtype "
@@ -211,5 +207,12 @@ def _check_fill(fill):
     return _checks.check_number("fill", fill)
 
 
-def _is_uint8(values):
-    return ((values >= 0) & (values <= 255)).all()
+def _holds(dtype, values):
+    """Whether a tensor of this dtype can hold all the values."""
+    if dtype == "bool":
+        return np.isin(values, (0, 1)).all()
+    if "int" not in dtype:
+        return True
+    limits = np.iinfo(dtype)
+    inside = (values >= limits.min) & (values <= limits.max)
+    return (inside & (values == np.rint(values))).all()

@@ -5,6 +5,7 @@ import contextvars
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_dlkit._export import export
 from keras_dlkit._tree import map_leaves
@@ -66,13 +67,31 @@ class MixPoint(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        draws = (_draws.get() or {}).get(id(self))
+        draws = self._draws()
         if draws is None:
             return inputs
+        if draws.reached:
+            raise ValueError(
+                "A `MixPoint` must be called once in a pass: targets are mixed "
+                f"once. Received: two calls of {self.name!r}. Place one point "
+                "where values are to be mixed, outside of what is called twice."
+            )
         for draw in draws:
             inputs = map_leaves(lambda x: _mixed(x, *draw, self), inputs)  # noqa: B023
         draws.reached = True
         return inputs
+
+    def compute_mask(self, inputs, previous_mask):
+        """Of both rows: what is there in one of them has a share."""
+        for _, permutation in self._draws() or ():
+            previous_mask = map_leaves(
+                lambda m: ops.logical_or(m, ops.take(m, permutation, axis=0)),  # noqa: B023
+                previous_mask,
+            )
+        return previous_mask
+
+    def _draws(self):
+        return (_draws.get() or {}).get(id(self))
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -16,6 +16,7 @@ from keras_dlkit.layers._inputs import is_integer
 from keras_dlkit.layers._inputs import map_inputs
 from keras_dlkit.layers._mixtures import Blend
 from keras_dlkit.layers._mixtures import mix_targets
+from keras_dlkit.layers._mixtures import weights_by_target
 from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.ops._dtypes import wide_dtype
 from keras_dlkit.ops.sample_beta import sample_beta
@@ -182,8 +183,8 @@ class MixingPart(BatchPart):
         self._check(_targets.check_range, y)
 
     def _check(self, function, y):
-        def check(target, classes, multi_label, path):
-            function(target, classes, path)
+        def check(target, *options):
+            function(target, *options)
             return target
 
         self._map_targets(check, y)
@@ -194,7 +195,11 @@ class MixingPart(BatchPart):
         y = self.encode(y)
         if draw is None:
             return y
-        return map_leaves(self.mixture(x, draw).dominant, y)
+        mixture = self.mixture(x, draw)
+        weight_of = weights_by_target(sample_weight)
+        return map_with_path(
+            lambda path, target: mixture.dominant(target, weight_of(path)), y
+        )
 
     def _smooth(self, y):
         if not self.label_smoothing:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 from keras import random
+from keras import tree
 
 from keras_dlkit import _checks
 from keras_dlkit._export import export
@@ -275,6 +276,16 @@ def _check_layers(layers):
                 "`layers` must be parts, as `keras_dlkit.layers.MixUp`. "
                 f"Received: {layer!r} of type {type(layer)}"
             )
+    counts = [getattr(layer, "num_classes", None) for layer in layers]
+    by_output: dict = {}
+    for path, count in tree.flatten_with_path(counts):
+        if count is not None:
+            by_output.setdefault(path[1:], set()).add(count)
+    if any(len(found) > 1 for found in by_output.values()):
+        raise ValueError(
+            "Parts of one choice must have the same classes, for a loss takes "
+            f"one shape of targets. Received: num_classes={counts}"
+        )
     return list(layers)
 
 

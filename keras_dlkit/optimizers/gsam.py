@@ -108,6 +108,12 @@ class GSAM(SAM):
         self.minimize_fp = bool(minimize_fp)
 
     def _set_range(self, rho_min, learning_rate_range):
+        if not hasattr(self.inner_optimizer, "learning_rate"):
+            raise ValueError(
+                "With `rho_min` the radius follows the learning rate of the "
+                "inner optimizer, which must have one. Received: "
+                f"{self.inner_optimizer!r}"
+            )
         if callable(self.rho):
             raise ValueError(
                 "With `rho_min` the radius follows the learning rate, and "

@@ -108,14 +108,18 @@ class MomentumSAM(Neighbourhood, AttachedOptimizer):
         super().__init__(inner_optimizer, rho, **kwargs)
         inner = innermost(self)
         known = isinstance(inner, (*STEPS, *GRADIENTS))
-        if not known or getattr(inner, "momentum", 1) == 0:
+        rates = {
+            name: getattr(inner, name)
+            for name in ("momentum", "beta_1")
+            if hasattr(inner, name)
+        }
+        if not known or 0 in rates.values():
             raise ValueError(
                 "MomentumSAM moves along the momentum of the inner optimizer, "
                 "which must keep one: "
                 f"{', '.join(k.__name__ for k in GRADIENTS)}, or SGD; SGD and "
-                "RMSprop with `momentum` above 0. Received: "
-                f"inner_optimizer={type(inner).__name__} with "
-                f"momentum={getattr(inner, 'momentum', None)}"
+                "RMSprop with `momentum`, the others with `beta_1` above 0. "
+                f"Received: inner_optimizer={type(inner).__name__} with {rates}"
             )
 
     def build(self, variables):

@@ -134,6 +134,7 @@ def test_inputs_it_is_not_for():
         ([1, 2], "float32", "one a channel.*3"),
         (0.5, "uint8", "hold.*uint8"),
         (256, "uint8", "hold.*fill=256"),
+        (-200, "int8", "hold.*fill=-200"),
     ]:
         with pytest.raises(ValueError, match=match):
             CutOut(fill=fill)((images(dtype=dtype), y))

@@ -14,6 +14,8 @@ from keras_dlkit.layers import ManifoldMixUp
 from keras_dlkit.layers import MixPoint
 from keras_dlkit.layers import MixUp
 from keras_dlkit.layers import RandomChoice
+from keras_dlkit.layers.mix_point import Draws
+from keras_dlkit.layers.mix_point import mixing
 from tests.running import slow_to_compile
 
 RNG = np.random.default_rng(0)
@@ -279,6 +281,11 @@ def test_models_it_cannot_get_into():
         dlkit.attach(
             keras.Model(x, dense(dense(x))), ManifoldMixUp(at="hidden")
         )
+    block = keras.Sequential([keras.Input((4,)), dense], name="block")
+    with pytest.raises(ValueError, match="called once.*'block/hidden'"):
+        dlkit.attach(
+            keras.Model(x, block(block(x))), ManifoldMixUp(at="block/hidden")
+        )
 
 
 def test_points_that_are_not_reached_or_not_told_apart():
@@ -290,10 +297,34 @@ def test_points_that_are_not_reached_or_not_told_apart():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="'hidden' must be called"):
         model.fit(X, Y, verbose=0)
+
+    class Repeats(Subclassed):
+        def call(self, x):
+            for block in (*self.blocks, self.blocks[1]):
+                x = block(x)
+            return x
+
+    model = dlkit.attach(Repeats(), ManifoldMixUp(at="hidden"))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="called once in a pass"):
+        model.fit(X, Y, verbose=0)
     net = Subclassed()
     net.blocks[2] = MixPoint(name="hidden")
     with pytest.raises(ValueError, match="two called 'hidden'"):
         dlkit.attach(net, ManifoldMixUp(at="hidden"))
+
+
+def test_the_mask_is_that_of_both_rows():
+    point, lengths = MixPoint(name="p"), np.array([1, 4, 2, 3, 4, 1])
+    mask = np.arange(4) < lengths[:, None]
+    draw = LAM, ops.convert_to_tensor(PERMUTATION)
+    with mixing({point: Draws([draw])}):
+        point(ops.convert_to_tensor(X))
+        got = point.compute_mask(X, ops.convert_to_tensor(mask))
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(got), mask | mask[PERMUTATION]
+    )
+    assert point.compute_mask(X, mask) is mask
 
 
 def test_hidden_values_that_cannot_be_mixed():

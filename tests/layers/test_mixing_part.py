@@ -53,6 +53,18 @@ def test_several_labels_are_blended(cls):
     assert not part.encodes()  # a binary loss has no sparse form
 
 
+def test_what_cannot_be_labels_or_weights_is_refused():
+    with pytest.raises(ValueError, match="must be 0 or 1.*from 0 to 3"):
+        MixUp(1.0, multi_label=True)((X, np.array([3, 0, 1, 0])))
+    with pytest.raises(ValueError, match="Only one-hot"):
+        part = MixUp(1.0, num_classes=4, label_smoothing=0.1)
+        part((X, np.arange(4, dtype="float32")))
+    with pytest.raises(ValueError, match=r"not have more dim.*\(4, 3\) for"):
+        MixUp(1.0)((X, np.ones(4, "float32"), np.ones((4, 3), "float32")))
+    with pytest.raises(ValueError, match="one at least"):
+        MixUp(inputs=[])
+
+
 def test_smoothing_stops_with_the_epochs():
     part = MixUp(0.0, num_classes=4, label_smoothing=0.2, active_epochs=(0, 1))
     data = X, np.arange(4)
@@ -109,6 +121,14 @@ def test_the_dominant_row():
     expected = np.eye(3)[[labels[2], labels[1], labels[2], labels[1]]]
     np.testing.assert_array_equal(
         seen(part, labels, (LAM, PERMUTATION)), expected
+    )
+    # A row that does not count does not dominate.
+    weights = np.array([0, 1, 0, 1], "float32")
+    counts = np.stack([LAM * weights, (1 - LAM) * weights[PERMUTATION]])
+    rows = np.where(counts[0] >= counts[1], np.arange(4), PERMUTATION)
+    np.testing.assert_array_equal(
+        seen(part, labels, (LAM, PERMUTATION), w=weights),
+        np.eye(3)[labels[rows]],
     )
 
 

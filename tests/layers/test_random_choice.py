@@ -179,6 +179,12 @@ def test_half_precision(dtype):
         ([MixUp()], {"probabilities": 1.0}, TypeError, "list of numbers"),
         ([MixUp()], {"probabilities": [0.5, 0.5]}, ValueError, "1 numbers"),
         ([MixUp()], {"probabilities": [-1]}, ValueError, "at least 0"),
+        (
+            [MixUp(num_classes=10), MixUp(num_classes=5)],
+            {},
+            ValueError,
+            r"the same classes.*\[10, 5\]",
+        ),
     ],
 )
 def test_bad_arguments(layers, arguments, error, match):

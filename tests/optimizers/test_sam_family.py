@@ -220,6 +220,7 @@ def test_momentum_sam_moves_against_the_last_gradient(inner):
         "adafactor",
         "ftrl",
         keras.optimizers.SGD(0.1, momentum=0.0),
+        keras.optimizers.Adam(0.1, beta_1=0.0),
     ],
 )
 def test_momentum_sam_needs_a_momentum(inner):
@@ -266,6 +267,9 @@ def test_one_of_the_family_at_most(outer):
 def test_a_range_of_learning_rates_that_is_no_pair(pair):
     with pytest.raises(ValueError, match="must be a pair"):
         GSAM("adam", 0.1, rho_min=0.05, learning_rate_range=pair)
+    several = keras.optimizers.MultiOptimizer([("sgd", ".*")])
+    with pytest.raises(ValueError, match="must have one.*MultiOptimizer"):
+        GSAM(several, 0.1, rho_min=0.05, learning_rate_range=(0.0, 1.0))
 
 
 @pytest.mark.parametrize("name", ["friendly", "look"])
