@@ -218,6 +218,30 @@ def test_a_shared_layer_keeps_what_would_fold_in_two_ways():
     assert_same(model, small)
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_shared_layer_folds_nothing_that_one_call_needs(constant, turn):
+    inputs = keras.Input((4,))
+    a, b = (layers.Dense(3, name=name)(inputs) for name in "ab")
+    shared = layers.Dense(2, name="shared")
+    heads = [layers.ReLU()(shared(x)) for x in (a, b)]
+    if not constant:
+        reads_0 = layers.Dense(1, name="reads_0")
+        heads = [reads_0(heads[0]), layers.Dense(1)(heads[1])]
+    model = nets.randomize(keras.Model(inputs, heads[::turn]))
+    for name, bias in ("a", 1.0), ("b", 2.0 if constant else 0.0):
+        kill(model.get_layer(name), [0])
+        model.get_layer(name).bias.assign([bias, 0.5, 0.5])
+    kernel = array(shared.kernel).copy()
+    kernel[0] = [0.0, 5.0]
+    if constant:  # so is output 1, in each call another
+        kernel[1:, 1] = 0.0
+    else:
+        kill(reads_0, [1], axis=-2)
+    shared.kernel.assign(kernel)
+    assert_same(model, shrink(model))
+
+
 def test_depthwise_convolutions_go_with_their_channels():
     model = sequential(
         layers.Conv2D(6, 1, name="a"),
