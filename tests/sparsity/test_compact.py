@@ -209,6 +209,33 @@ def test_the_report_counts_by_hand():
     assert "make no layer faster" in str(found) and row.name in str(found)
 
 
+def test_quantized_models(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8, name="d")])
+    kernel = np.zeros((4, 8), "float32")
+    kernel[0] = 1.0
+    model.layers[0].set_weights([kernel, np.ones(8)])
+    packed = keras.models.clone_model(model)
+    model.layers[0].quantize("int8")
+    found = sparsity.report(model)
+    (row,) = found.kernels
+    assert (row.shape, row.density, found.density) == ((4, 8), 0.25, 0.25)
+    x = nets.data(model)
+    expected = model.predict(x, verbose=0)
+    sparsity.save_compact(model, tmp_path / "m")
+    for copy in (
+        sparsity.load_compact(tmp_path / "m"),
+        sparsity.strip(model),
+        sparsity.shrink(model, keep_unsupported=True),
+    ):
+        found = copy.predict(x, verbose=0)
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match=r"d \(Dense\)"):
+        sparsity.shrink(model)
+    packed.layers[0].quantize("int4")
+    with pytest.raises(ValueError, match="before `quantize`.*'d': 'int4'"):
+        sparsity.report(packed)
+
+
 @slow_to_compile
 def test_the_report_of_a_supermask_is_that_of_the_stripped_model():
     masked = sparsity.supermask(nets.branched(), 0.7, seed=0)
