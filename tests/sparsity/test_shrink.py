@@ -354,6 +354,26 @@ def test_dictionaries_and_a_model_built_by_a_call():
     )
 
 
+def test_a_channel_stays_where_all_are_named_or_averaged():
+    """By the shape of the noise of a dropout, by a number for all."""
+    inputs = keras.Input((5, 6))
+    x = layers.Dense(6, "relu", name="named")(inputs)
+    x = layers.Dropout(0.5, noise_shape=(None, 1, 6))(x)
+    x = layers.Dense(6, "relu", name="averaged")(x)
+    x = layers.Dense(6, "relu", name="free")(x * keras.ops.mean(x))
+    x = layers.Dropout(0.5, noise_shape=(None, 5, 1))(x)
+    model = nets.randomize(keras.Model(inputs, layers.Dense(2)(x)))
+    for name in ("named", "averaged", "free"):
+        kill(model.get_layer(name), [0])
+        model.get_layer(name).bias.assign(np.full(6, 0.5, "float32"))
+    small = shrink(model)
+    assert_same(model, small)
+    units = [small.get_layer(n).units for n in ("named", "averaged", "free")]
+    assert units == [6, 6, 5]
+    small.compile("sgd", "mse")
+    small.fit(nets.data(model), np.ones((5, 5, 2)), verbose=0)
+
+
 def test_channels_first_and_groups_are_not_known():
     for layer in (
         layers.Conv2D(4, 1, groups=2, name="odd"),
