@@ -31,8 +31,9 @@ def save_compact(
     it, and shrinks only when it is gzipped.
 
     Args:
-        model: `keras.Model`, built. A `Supermask` is saved as it is, with all
-            its weights: `strip` the model first.
+        model: `keras.Model`, built; of one that is attached, the network. A
+            `Supermask` is saved as it is, with all its weights: `strip` the
+            model first.
         path: String or path of the file.
         compress: Boolean. Deflates the file, too. Defaults to `True`.
 
@@ -58,8 +59,8 @@ def save_compact(
     ```
     """
     model = _models.checked(model, "save_compact")
-    config = keras.saving.serialize_keras_object(model)
-    config.pop("compile_config", None)
+    with _models.not_compiled(model):
+        config = keras.saving.serialize_keras_object(model)
     path = pathlib.Path(path)
     unfinished = path.with_name(path.name + ".part")
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
