@@ -1,5 +1,7 @@
 """How much each weight of a network that is not trained matters."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import layers
@@ -43,7 +45,8 @@ def values_of(variables):
 def loss_of(model, kernels, batch, loss):
     """The loss of the batch as a function of the kernels. Writes nothing.
 
-    In training mode, for the statistics of batch normalization are those of
+    Of the data alone: a decay of weights says nothing about which matter. In
+    training mode, for the statistics of batch normalization are those of
     the batch then; dropout draws as the next step would.
     """
     x, y = batch
@@ -55,13 +58,25 @@ def loss_of(model, kernels, batch, loss):
 
     def function(values):
         mapping = [*zip(kernels, values), *others]
-        with keras.StatelessScope(mapping):
+        with keras.StatelessScope(mapping), _without_regularizers(kernels):
             y_pred = model(x, training=True)
             if loss is None:
                 return model.compute_loss(x, y, y_pred, training=True)
             return ops.mean(ops.cast(loss(y, y_pred), "float32"))
 
     return function
+
+
+@contextlib.contextmanager
+def _without_regularizers(variables):
+    regularizers = [v.regularizer for v in variables]
+    for v in variables:
+        v.regularizer = None
+    try:
+        yield
+    finally:
+        for v, regularizer in zip(variables, regularizers):
+            v.regularizer = regularizer
 
 
 def _all_variables(model):

@@ -97,11 +97,15 @@ def test_the_scores_themselves(score):
     model = network()
     x, y = batch()
     kernels = [w for w in model.weights if w.name == "kernel"]
+    decay = keras.regularizers.L2(10.0)
+    for kernel in kernels:  # which is no part of the loss of the data
+        kernel.regularizer = decay
     data = (
         ops.convert_to_tensor(x, "float32"),
         ops.convert_to_tensor(y, "float32"),
     )
     found = getattr(_scores, score)(model, kernels, data, None)
+    assert all(kernel.regularizer is decay for kernel in kernels)
     found = np.concatenate([s.ravel() for s in found])
     expected = reference(model, x, y, score)
     np.testing.assert_allclose(
@@ -220,7 +224,8 @@ def test_several_outputs_dropout_and_a_given_loss():
     own.compiled = False
     expected = reference(own, x, y[0], "snip")
     loss = keras.losses.MeanSquaredError()
-    found = prune(own, x, y[0], score="snip", sparsity=0.4, loss=loss)
+    x, y = x.tolist(), y[0].tolist()
+    found = prune(own, x, y, score="snip", sparsity=0.4, loss=loss)
     np.testing.assert_array_equal(flat(found), lowest(expected, 0.4))
 
 
@@ -244,6 +249,9 @@ def test_zero_changes_nothing_and_bad_arguments_are_refused():
         prune(model, x, y, score="snip", sparsity=0.5, exclude="heads")
     with pytest.raises(ValueError, match="must be finite, and not all zero"):
         prune(model, x * np.nan, y, score="snip", sparsity=0.5)
+    for bad in ("rows", iter([x]), [[1.0, 2.0], [3.0]], [["a"]]):
+        with pytest.raises(TypeError, match="`x` must be one batch.*x="):
+            prune(model, bad, y, score="snip", sparsity=0.5)
     with pytest.raises(ValueError, match="needs a loss"):
         prune(nets.nested(), x, y, score="snip", sparsity=0.5)
 
