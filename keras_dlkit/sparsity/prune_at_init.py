@@ -69,6 +69,9 @@ def prune_at_init(
     - `"synflow"`: \(v \odot \partial R / \partial v\) at
       \(v = \lvert w \rvert\), with \(R\) the sum over all paths through the
       network of the products of their weights: without data, in 100 rounds.
+      Activations are made linear for it, as arguments, layers and `keras.ops`;
+      recurrent layers, attention and normalizations by the sample are refused.
+      What else is not linear, such as layers of your own, stays as it is.
 
     Exactly `round(sparsity * n)` of the `n` weights of all kernels together
     are pruned; among equal scores those of the first kernel and the lowest
@@ -101,8 +104,9 @@ def prune_at_init(
 
     Raises:
         TypeError, ValueError: For arguments out of range, a model that is not
-            built or has no loss, patterns that leave no kernel, and scores
-            that are not finite or all zero.
+            built or has no loss, patterns that leave no kernel, layers that
+            `"synflow"` cannot make linear, and scores that are not finite or
+            all zero.
 
     State: none.
     Runs: once, before `fit`.

@@ -176,6 +176,30 @@ def test_syn_flow_round_by_round():
     assert all(m.any() for m in found.values())
 
 
+def test_syn_flow_is_of_a_linear_network():
+    """However the activations are written."""
+
+    def net(*activations):
+        x = inputs = keras.Input((4,))
+        for units, activation in zip((6, 5, 3), activations):
+            x = activation(layers.Dense(units)(x))
+        return nets.randomize(keras.Model(inputs, x))
+
+    linear = [lambda x: x] * 3
+    expected = prune(net(*linear), score="synflow", sparsity=0.5)
+    found = net(ops.tanh, lambda x: ops.leaky_relu(x, 0.3), ops.softmax)
+    found = prune(found, score="synflow", sparsity=0.5)
+    np.testing.assert_array_equal(flat(found), flat(expected))
+
+    for layer in (
+        layers.Bidirectional(layers.GRU(3, name="odd")),
+        layers.LayerNormalization(name="odd"),
+    ):
+        model = keras.Sequential([keras.Input((5, 4)), layers.Dense(3), layer])
+        with pytest.raises(ValueError, match="linear.*odd"):
+            prune(model, score="synflow", sparsity=0.5)
+
+
 def test_syn_flow_of_a_graph_with_convolutions():
     model = nets.branched()
     before = [array(v) for v in model.variables]
