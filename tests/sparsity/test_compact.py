@@ -110,12 +110,12 @@ class Shift(keras.layers.Layer):
 def test_state_that_is_no_variable_comes_along(tmp_path):
     """What was adapted, vocabularies, and a layer of one's own."""
     pytest.importorskip("tensorflow")  # lookups of Keras are of it
-    numbers, words = keras.Input((2,)), keras.Input((3,), dtype="int64")
+    numbers, words = keras.Input((2,)), keras.Input((3,), dtype="int32")
     norm = layers.Normalization()
     lookup = layers.IntegerLookup(output_mode="multi_hot")
     weighted = layers.IntegerLookup(output_mode="tf_idf")
     x = np.array([[1.0, 20.0], [3.0, 60.0], [8.0, 10.0]], "float32")
-    w = np.array([[7, 7, 9], [9, 4, 7], [5, 7, 7]])
+    w = np.array([[7, 7, 9], [9, 4, 7], [5, 7, 7]], "int32")
     norm.adapt(x)
     for layer in (lookup, weighted):
         layer.adapt(w)
