@@ -31,10 +31,13 @@ def needs_all(arguments):
 def _is_plain_loader(data):
     """Whether what chooses rows is PyTorch's, and draws from its own state.
 
-    A `generator`, a sampler of the user's and a data set that is a stream
-    have a state that nobody saves: in another process it begins anew.
+    A `generator`, a sampler of the user's, a data set that is a stream and
+    workers that live on after an epoch, with what they draw from, have a
+    state that nobody saves: in another process it begins anew.
     """
     if not _is_of_torch(data) or not hasattr(data, "batch_sampler"):
+        return False
+    if data.persistent_workers:
         return False
     batches = data.batch_sampler
     choosing = [data, data.sampler, batches, getattr(batches, "sampler", None)]

@@ -2,11 +2,10 @@
 
 import keras
 import numpy as np
-from keras import ops
 from keras import tree
 
-from keras_dlkit.callbacks._snapshot import pack
-from keras_dlkit.callbacks._snapshot import pick
+from keras_dlkit.callbacks import _plain_data
+from keras_dlkit.callbacks._callback_memory import OF_FIT
 
 HOOKS = ("on_train_begin", "on_train_end", "on_epoch_begin", "on_epoch_end")
 
@@ -33,36 +32,24 @@ class RoundCallbacks:
             _own_arrays(callback)
 
     def get_state(self):
-        """What they remember: numbers, functions of Keras, lists of arrays.
+        """What they remember, as a JSON value, and arrays by name.
 
-        `EarlyStopping` chooses a comparison, and with it the sign of another
-        number, as late as the first epoch.
+        All of it, not what changed alone: `EarlyStopping` chooses a
+        comparison, and with it the sign of another number, as late as the
+        first epoch.
         """
-        numbers, arrays = [], {}
+        states, arrays = [], {}
         for index, callback in enumerate(self.callbacks):
-            numbers.append({})
-            for name, value in vars(callback).items():
-                if isinstance(value, np.number):
-                    value = value.item()
-                if _is_plain(value):
-                    numbers[-1][name] = value
-                elif _is_arrays(value):
-                    arrays.update(pack(f"callback{index}.{name}", value))
-                    numbers[-1][name] = {"arrays": len(value)}
-                elif callable(value) and _of_keras(value) is value:
-                    numbers[-1][name] = {"function": value.__name__}
-        return numbers, arrays
+            items = {k: v for k, v in vars(callback).items() if k not in OF_FIT}
+            states.append(
+                _plain_data.encode_items(items, arrays, f"callback{index}")
+            )
+        return states, arrays
 
-    def set_state(self, numbers, arrays):
-        for index, (callback, values) in enumerate(
-            zip(self.callbacks, numbers)
-        ):
-            for name, value in values.items():
-                if isinstance(value, dict) and "function" in value:
-                    value = getattr(ops, value["function"])
-                elif isinstance(value, dict):
-                    value = pick(arrays, f"callback{index}.{name}")
-                setattr(callback, name, value)
+    def set_state(self, states, arrays):
+        for callback, state in zip(self.callbacks, states):
+            for name, node in state.items():
+                setattr(callback, name, _plain_data.decode(node, arrays))
 
 
 def _own_arrays(callback):
@@ -74,14 +61,6 @@ def _own_arrays(callback):
     for value in vars(callback).values():
         if _is_arrays(value):
             value[:] = [a.copy() for a in value]
-
-
-def _is_plain(value):
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _of_keras(function):
-    return getattr(ops, getattr(function, "__name__", ""), None)
 
 
 def _is_arrays(value):

@@ -41,7 +41,7 @@ class MaskRule:
                     f"{array.shape}. Received: one of shape {found}"
                 )
 
-    def next(self, masks, output, initial, final, rng):
+    def next(self, masks, output, initial, final, rng, control=True):
         """The masks after a round.
 
         Args:
@@ -50,17 +50,20 @@ class MaskRule:
             initial: List of arrays, the weights before training.
             final: Those after.
             rng: Function that returns a `numpy.random.Generator`.
+            control: Boolean. `False` for those of the ticket that the control
+                is compared with.
         """
+        control = self.control if control else None
         old = list(masks.values())
         rates = [self.output_rate if p == output else self.rate for p in masks]
-        if self.control == "random_masks":
+        if control == "random_masks":
             scores = _random(old, rng())
         else:
             scores = [self.score(a, b) for a, b in zip(initial, final)]
         new = _pruning.prune_by_rate(
             _pruning.as_scores(scores), old, rates, self.scope
         )
-        if self.control == "shuffle_masks":
+        if control == "shuffle_masks":
             counts = [int(a.sum()) - int(b.sum()) for a, b in zip(old, new)]
             members = _pruning.groups("layer", len(old))
             scores = _random(old, rng())

@@ -117,7 +117,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
             kernel, as many as magnitude would.
         early_bird: `None`, or a number in `(0, 1]`, such as `0.1`: a round
             ends as soon as the mask that would be taken now differs from each
-            of the four epochs before in less than this share of its entries.
+            of the four epochs before in less than this share of its entries;
+            with `control`, the mask that it would take without.
         include: As in `Masked`: `None` (every kernel and embedding), a
             regular expression searched in `variable.path`, or a function.
         exclude: As in `Masked`.
@@ -396,12 +397,12 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
 
     # Masks.
 
-    def _next_masks(self):
+    def _next_masks(self, control=True):
         variables = self._chosen.values()
         initial = [self._begin.weight(self._net, v) for v in variables]
         final = _masks.values(variables)
         return self._rule.next(
-            self.masks, self._output, initial, final, self._rng
+            self.masks, self._output, initial, final, self._rng, control
         )
 
     def _rng(self):
@@ -455,7 +456,8 @@ class LotteryTicket(TicketState, keras.callbacks.Callback):
         logs = {**floats(logs), "round": self._round}
         self._epochs.append({**logs, "step": self._updates(0)})
         if self._bird.threshold is not None and self._round + 1 < self.rounds:
-            self._is_over |= self._bird.hatches(self._next_masks())
+            # Random masks of one seed would be alike in all epochs.
+            self._is_over |= self._bird.hatches(self._next_masks(control=False))
         if self._round_is_over(epoch + 1):
             self._finish_round()
         return logs

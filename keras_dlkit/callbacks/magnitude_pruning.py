@@ -68,7 +68,9 @@ class MagnitudePruning(keras.callbacks.Callback):
     Steps are read from the optimizer: with `steps_per_execution` masks change
     before the execution that holds the step, in a second `fit` the schedule
     goes on: one that is longer than `fit` ends at what it has come to. If
-    something stops `fit` before its last step, a warning says what is missing.
+    something stops `fit` before its last step, a warning says what is missing;
+    also, where the number of steps is not known before (a generator), if
+    nothing was pruned at the end.
     The sparsity is in the logs as `sparsity`. `EarlyStopping` with
     `restore_best_weights=True` may bring back weights of a time of fewer
     zeros: list it before this callback, which prunes them at the end.
@@ -159,6 +161,7 @@ class MagnitudePruning(keras.callbacks.Callback):
         self._clock.set()
         self._last = None
         self._pruned = None
+        self._stopped = True
         steps = self.params.get("steps")
         if steps and not self._clock.updates(0):
             _, fit = _keras.running_fit(self)
@@ -240,7 +243,8 @@ class MagnitudePruning(keras.callbacks.Callback):
         return self._pattern.sparsity(shapes) / (1 - n / m)
 
     def on_epoch_end(self, epoch, logs=None):
-        if epoch + 1 == self.params.get("epochs"):
+        self._stopped = epoch + 1 != self.params.get("epochs")
+        if not self._stopped:
             # Where the number of steps was not known, or some were skipped.
             updates = self._clock.read() // self._clock.accumulation
             if updates:
@@ -256,16 +260,32 @@ class MagnitudePruning(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._masked.prune()
         done = self._clock.read() // self._clock.accumulation
-        if self._last is None or done >= self._last:
-            return  # with a schedule that is longer a second `fit` goes on
-        end = min(self._last, self._plan.end_step or self._last)
+        if self._last is None:  # the number of steps was not known
+            self._check_pruned(done)
+        elif done < self._last:
+            # With a schedule that is longer a second `fit` goes on.
+            end = min(self._last, self._plan.end_step or self._last)
+            self._check_reached(done, end)
+
+    def _check_pruned(self, done):
+        if self._sparsity() == 0:
+            warnings.warn(
+                f"`fit` ended at update {done}, and the schedule has pruned "
+                f"nothing: it begins at {self._plan.begin_step}, with "
+                f"{self.schedule!r}. Begin earlier, or train longer.",
+                stacklevel=3,
+            )
+        elif self._stopped and self._plan.end_step:
+            self._check_reached(done, self._plan.end_step)
+
+    def _check_reached(self, done, end):
         reached, final = map(self._plan.sparsity, (done, end))
         if reached < final - 1e-6:
             warnings.warn(
                 f"`fit` was stopped at update {done}, before the schedule comes"
                 f" to {end}: with a sparsity of {reached:.4g}, not {final:.4g}."
                 " Let what stops it wait.",
-                stacklevel=2,
+                stacklevel=3,
             )
 
 

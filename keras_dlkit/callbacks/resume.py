@@ -49,9 +49,9 @@ class Resume(keras.callbacks.Callback):
             on them, for data of which an epoch hangs on those before it.
             `"auto"` is `"epoch"` for arrays, a `PyDataset` without hooks of
             epochs, and PyTorch's `DataLoader` without a `generator` or
-            sampler of your own; and `"all"` for the rest: generators,
-            `tf.data` and all that `steps_per_epoch` cuts. Defaults to
-            `"auto"`.
+            sampler of your own, or workers that live on; and `"all"` for the
+            rest: generators, `tf.data` and all that `steps_per_epoch` cuts.
+            Defaults to `"auto"`.
         delete_checkpoint: Boolean. Whether the saves are deleted once `fit`
             has ended, as with `keras.callbacks.BackupAndRestore`. If not, the
             same `fit` again trains no step, and a longer one goes on.

@@ -38,8 +38,8 @@ class Supermask(keras.layers.Wrapper):
     so that forward it is \(w m\), and backward the scores of all weights get
     \(w \cdot \partial L / \partial \tilde w \cdot \operatorname{sign}(s)\),
     as if the mask were not there (straight-through). Exactly
-    `round(sparsity * n)` of the `n` weights of a kernel are masked; among equal
-    scores the lowest flat index goes first.
+    `round(sparsity * n)` of the `n` weights of a kernel are masked, and one at
+    least is not; among equal scores the lowest flat index goes first.
 
     The weights stay as they were drawn, biases stay zero. A layer with several
     kernels (`SeparableConv2D`, `LSTM`) gets scores for each.

@@ -26,10 +26,11 @@ RAMANUJAN = Paper(
 def score_mask(scores: Any, sparsity: float) -> Any:
     """A mask that is zero at the lowest magnitudes of the scores.
 
-    Exactly `round(sparsity * n)` of the `n` entries are zero; among equal
-    magnitudes those of the lowest flat index go first. The threshold is
-    found by bisection on the bits of the floats: 31 counts and no sort, the
-    shapes are static, and compiled it is several times as fast as `top_k`.
+    Exactly `round(sparsity * n)` of the `n` entries are zero, but one at least
+    is not; among equal magnitudes those of the lowest flat index go first. The
+    threshold is found by bisection on the bits of the floats: 31 counts and no
+    sort, the shapes are static, and compiled it is several times as fast as
+    `top_k`.
 
     Args:
         scores: Float tensor of any shape; taken as float32. NaN counts as
@@ -69,12 +70,12 @@ def score_mask(scores: Any, sparsity: float) -> Any:
 
 
 def pruned_count(shape, sparsity):
-    """How many weights of a tensor go."""
+    """How many weights of a tensor go: never all."""
     sparsity = check_sparsity(sparsity)
     size = 1
     for length in shape:
         size *= int(length)
-    return round(sparsity * size)
+    return max(0, min(round(sparsity * size), size - 1))
 
 
 def check_sparsity(sparsity):

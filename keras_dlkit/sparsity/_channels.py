@@ -51,7 +51,8 @@ class Channels:
             calls = len(self.graph.calls(node.layer))
             for i in node.inputs:
                 bound = rule.unfoldable(self.constants[i], calls)
-                self.keep[i] |= bound & self.needed[i]
+                # Of several calls each has its own needs, but one bias.
+                self.keep[i] |= bound if calls > 1 else bound & self.needed[i]
         before = None
         while before != (now := self.kept()):
             before = now

@@ -9,6 +9,7 @@ from keras import ops
 from keras_dlkit import _keras
 from keras_dlkit.attach import Attached
 from keras_dlkit.layers.supermask import Supermask
+from keras_dlkit.sparsity import _state
 
 
 def checked(model, verb):
@@ -78,19 +79,18 @@ def is_graph(model):
 
 
 def copy_variables(source, target):
-    """Also the random states. Operations of `keras.ops` have none."""
-    for old, new in zip(_variables(source), _variables(target)):
+    """Also the random states, and state that is no variable.
+
+    Operations of `keras.ops` have none.
+    """
+    if not isinstance(source, keras.layers.Layer):
+        return
+    pairs = map(_state.layers_with_state, (source, target))
+    for old, new in zip(*pairs, strict=True):
+        _state.write(new, *_state.read(old))
+    for old, new in zip(source.variables, target.variables):
         # A copy: JAX gives the memory of weights away when it trains.
         new.assign(np.array(ops.convert_to_numpy(old.value)))
-    if isinstance(target, keras.layers.Layer) and target.built:
-        for layer in _keras.all_layers(target):
-            # A `Normalization` computes with constants that it makes of them.
-            if isinstance(layer, keras.layers.Normalization):
-                layer.finalize_state()
-
-
-def _variables(layer):
-    return layer.variables if isinstance(layer, keras.layers.Layer) else []
 
 
 def supermasks(model):

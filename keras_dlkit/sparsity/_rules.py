@@ -90,7 +90,7 @@ def rule_for(node, shapes):
         return Depthwise(layer) if is_elementwise(layer.activation) else None
     if kind in CALLED and _acts_on_channels(layer, ins[0]):
         return Called(layer)
-    if kind in IDENTITIES:
+    if kind in IDENTITIES and _is_of_any_size(layer):
         return Each(layer)
     if kind in ZEROS:
         return Zeros(layer)
@@ -126,8 +126,14 @@ def _acts_on_channels(layer, shape):
     return True
 
 
+def _is_of_any_size(layer):
+    """A dropout of one draw for several channels may name their number."""
+    noise_shape = getattr(layer, "noise_shape", None)
+    return noise_shape is None or noise_shape[-1] in (None, 1)
+
+
 def _alike(shapes):
-    return len({(len(s), s[-1]) for s in shapes}) == 1
+    return len({(len(s), s[-1:]) for s in shapes}) == 1
 
 
 def _kept(layer):

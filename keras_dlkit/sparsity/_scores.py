@@ -1,5 +1,7 @@
 """How much each weight of a network that is not trained matters."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import layers
@@ -9,12 +11,30 @@ from keras_dlkit import _keras
 from keras_dlkit._train_step import gradient
 from keras_dlkit.sparsity import _models
 from keras_dlkit.sparsity._graph import as_functional
+from keras_dlkit.sparsity._rules import ELEMENTWISE
 from keras_dlkit.sparsity.supermask import NORMALIZATIONS
 
 ROUNDS = 100
 # Of inputs and of the sum, should the sum over all paths overflow: the one for
 # the way forward, the other for the way back.
 SCALES = (1.0, 2.0**-40, 2.0**-80)
+# Activations as layers without weights, and as operations of `keras.ops`.
+ACTIVATIONS = (layers.Softmax, layers.ReLU, layers.LeakyReLU, layers.ELU)
+OPERATIONS = frozenset(
+    name.title().replace("_", "")
+    for name in (*ELEMENTWISE, "softmax", "log_softmax", "sparsemax")
+)
+# What no activation of theirs makes linear.
+NEVER_LINEAR = (
+    layers.RNN,
+    layers.Attention,
+    layers.MultiHeadAttention,
+    layers.GroupQueryAttention,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.UnitNormalization,
+    layers.RMSNormalization,
+)
 
 
 def snip(model, kernels, batch, loss):
@@ -43,7 +63,8 @@ def values_of(variables):
 def loss_of(model, kernels, batch, loss):
     """The loss of the batch as a function of the kernels. Writes nothing.
 
-    In training mode, for the statistics of batch normalization are those of
+    Of the data alone: a decay of weights says nothing about which matter. In
+    training mode, for the statistics of batch normalization are those of
     the batch then; dropout draws as the next step would.
     """
     x, y = batch
@@ -55,13 +76,25 @@ def loss_of(model, kernels, batch, loss):
 
     def function(values):
         mapping = [*zip(kernels, values), *others]
-        with keras.StatelessScope(mapping):
+        with keras.StatelessScope(mapping), _without_regularizers(kernels):
             y_pred = model(x, training=True)
             if loss is None:
                 return model.compute_loss(x, y, y_pred, training=True)
             return ops.mean(ops.cast(loss(y, y_pred), "float32"))
 
     return function
+
+
+@contextlib.contextmanager
+def _without_regularizers(variables):
+    regularizers = [v.regularizer for v in variables]
+    for v in variables:
+        v.regularizer = None
+    try:
+        yield
+    finally:
+        for v, regularizer in zip(variables, regularizers):
+            v.regularizer = regularizer
 
 
 def _all_variables(model):
@@ -140,10 +173,26 @@ def _linear(model):
             "it must be Sequential or Functional. Received: "
             f"{model.name!r} of {type(model)}. Take another score."
         )
+    refused = {
+        layer.name: type(layer).__name__
+        for layer in _keras.all_layers(model)
+        if isinstance(layer, NEVER_LINEAR)
+    }
+    if refused:
+        raise ValueError(
+            "`score='synflow'` needs the network with linear activations, and "
+            f"there are layers that have none such. Received: {refused}. Take "
+            "another score."
+        )
     variables = {}
 
     def change(layer):
-        if isinstance(layer, (layers.Softmax, layers.ReLU, layers.LeakyReLU)):
+        if not isinstance(layer, layers.Layer):
+            kind = type(layer)
+            of_keras = kind.__module__.startswith("keras.")
+            if of_keras and kind.__name__ in OPERATIONS:
+                return layers.Identity(name=layer.name, autocast=False)
+        if isinstance(layer, ACTIVATIONS):
             return layers.Identity(name=layer.name, dtype=layer.dtype_policy)
         config = layer.get_config()
         if config.get("activation") is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 
+from keras_dlkit.sparsity import _state
 from keras_dlkit.sparsity._encoding import decode
 from keras_dlkit.sparsity.save_compact import FORMAT
 from keras_dlkit.sparsity.save_compact import MANIFEST
@@ -70,6 +71,7 @@ def load_compact(
         safe_mode=safe_mode,
     )
     _assign(model, manifest["weights"], content)
+    _assign_states(model, manifest.get("states", []), content)
     return model
 
 
@@ -100,18 +102,20 @@ def _manifest(path, content):
     manifest = json.loads(content[MANIFEST])
     if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
         raise ValueError(_expected(path, f"version {manifest.get('version')}"))
-    missing = [
-        name
-        for name in map(_entry, range(len(manifest["weights"])))
-        if name not in content
-    ]
+    missing = [name for name in _names(manifest) if name not in content]
     if missing:
         raise ValueError(_expected(path, f"no {missing[:5]} in it"))
     return manifest
 
 
-def _entry(index):
-    return f"weights/{index}"
+def _names(manifest):
+    """Of all that must be in the file."""
+    for index, _ in enumerate(manifest["weights"]):
+        yield f"weights/{index}"
+    for index, entry in enumerate(manifest.get("states", [])):
+        for kind in ("arrays", "files"):
+            for name in entry[kind]:
+                yield f"states/{index}/{kind}/{name}"
 
 
 def _assign(model, entries, content):
@@ -128,10 +132,32 @@ def _assign(model, entries, content):
             "weights in `build`."
         )
     for index, (variable, entry) in enumerate(zip(model.weights, entries)):
-        data = content[_entry(index)]
-        variable.assign(
-            decode(entry["kind"], data, entry["shape"], entry["dtype"])
+        variable.assign(_decoded(entry, content[f"weights/{index}"]))
+
+
+def _assign_states(model, entries, content):
+    layers = _state.layers_with_state(model)
+    expected = [layer.name for layer in layers]
+    received = [entry["layer"] for entry in entries]
+    if expected != received:
+        raise ValueError(
+            "The file must hold the state of the layers that have one beside "
+            f"their weights, {expected}. Received: {received}"
         )
+    for index, (layer, entry) in enumerate(zip(layers, entries)):
+        arrays = {
+            name: _decoded(array, content[f"states/{index}/arrays/{name}"])
+            for name, array in entry["arrays"].items()
+        }
+        files = {
+            name: content[f"states/{index}/files/{name}"]
+            for name in entry["files"]
+        }
+        _state.write(layer, arrays, files)
+
+
+def _decoded(entry, data):
+    return decode(entry["kind"], data, entry["shape"], entry["dtype"])
 
 
 def _expected(path, received):

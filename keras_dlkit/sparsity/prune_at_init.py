@@ -62,13 +62,16 @@ def prune_at_init(
     r"""Sets the weights that matter least to zero, before any training.
 
     With \(w\) the weights, \(g\) the gradient and \(H\) the Hessian of the
-    loss on `(x, y)`, a weight matters by
+    loss on `(x, y)`, without regularizers, a weight matters by
 
     - `"snip"`: \(\lvert g \odot w \rvert\), the change of the loss;
     - `"grasp"`: \(w \odot H g\), the flow of gradient that it carries;
     - `"synflow"`: \(v \odot \partial R / \partial v\) at
       \(v = \lvert w \rvert\), with \(R\) the sum over all paths through the
       network of the products of their weights: without data, in 100 rounds.
+      Activations are made linear for it, as arguments, layers and `keras.ops`;
+      recurrent layers, attention and normalizations by the sample are refused.
+      What else is not linear, such as layers of your own, stays as it is.
 
     Exactly `round(sparsity * n)` of the `n` weights of all kernels together
     are pruned; among equal scores those of the first kernel and the lowest
@@ -81,9 +84,10 @@ def prune_at_init(
 
     Args:
         model: `keras.Model`, built; for `"synflow"` Sequential or Functional.
-        x: One batch of inputs, as the model takes them. The papers take
-            some ten samples of each class. Not used by `"synflow"`.
-        y: The targets. Not used by `"synflow"`.
+        x: One batch of inputs, as the model takes them: arrays or tensors,
+            lists of numbers, or a structure of these. The papers take some
+            ten samples of each class. Not used by `"synflow"`.
+        y: The targets, in the same way. Not used by `"synflow"`.
         score: `"snip"`, `"grasp"` or `"synflow"`. GraSP is meant for high
             sparsity; the authors divide logits by 200 for it: do so in `loss`.
         sparsity: Float in `[0, 1)`. The share of the weights that go. 0
@@ -100,8 +104,9 @@ def prune_at_init(
 
     Raises:
         TypeError, ValueError: For arguments out of range, a model that is not
-            built or has no loss, patterns that leave no kernel, and scores
-            that are not finite or all zero.
+            built or has no loss, patterns that leave no kernel, layers that
+            `"synflow"` cannot make linear, and scores that are not finite or
+            all zero.
 
     State: none.
     Runs: once, before `fit`.
@@ -172,14 +177,41 @@ def _batch(model, x, y, score, loss):
         )
     if loss is not None:
         loss = keras.losses.get(loss)
-    return keras.tree.map_structure(_tensor, (x, y)), loss
+    return (_tensors("x", x), _tensors("y", y)), loss
 
 
-def _tensor(array):
+def _tensors(name, value):
+    if isinstance(value, dict):
+        return {key: _tensors(name, part) for key, part in value.items()}
+    if any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(value)):
+        return keras.tree.map_structure(lambda v: _tensor(name, v), value)
+    return _tensor(name, value)
+
+
+def _tensor(name, value):
+    array = value if ops.is_tensor(value) else _as_array(value)
+    if array is None:
+        raise TypeError(
+            f"`{name}` must be one batch: an array, a tensor, a list of "
+            f"numbers, or a structure of these. Received: {name}={value!r} of "
+            f"type {type(value)}"
+        )
     floats = "float" in keras.backend.standardize_dtype(array.dtype)
     return ops.convert_to_tensor(
         array, dtype=keras.config.floatx() if floats else None
     )
+
+
+def _as_array(value):
+    """`None` for what holds no numbers, or as many in each row."""
+    if not isinstance(value, (int, float, list, tuple)):
+        if not hasattr(value, "__array__"):
+            return None
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    return None if array.dtype.kind in "OSUMm" else array
 
 
 def _in_rounds(model, kernels, sparsity):

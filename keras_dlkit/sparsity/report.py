@@ -7,12 +7,14 @@ import math
 import keras
 import numpy as np
 
+from keras_dlkit import _keras
 from keras_dlkit._kernels import is_kernel
 from keras_dlkit.sparsity import _models
 from keras_dlkit.sparsity._encoding import as_array
 from keras_dlkit.sparsity._encoding import encode
 from keras_dlkit.sparsity.strip import masked_kernels
 
+PACKED = ("int4", "gptq", "awq")
 SPEED = (
     "Zeros within a dense kernel are multiplied like any other number: they "
     "make no layer faster. What is faster is a smaller kernel "
@@ -91,7 +93,8 @@ def report(model: keras.Model) -> Report:
         `.compact_gzip`, and `.speed`, a word on what zeros do not do.
 
     Raises:
-        TypeError, ValueError: For what is not a model, or is not built.
+        TypeError, ValueError: For what is not a model, or is not built, and
+            for layers that are quantized to less than a byte a weight.
 
     State: none.
     Runs: once.
@@ -109,10 +112,11 @@ def report(model: keras.Model) -> Report:
     ```
     """
     model = _models.checked(model, "report")
+    _refuse_packed(model)
     kernels, arrays = [], []
     for variable, array in _arrays(model):
         arrays.append(array)
-        if is_kernel(variable):
+        if is_kernel(variable) or _is_quantized_kernel(variable):
             kernels.append(_row(variable.path, [array], array.shape))
     dense = b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)
     compact = b"".join(encode(a)[1] for a in arrays)
@@ -122,6 +126,24 @@ def report(model: keras.Model) -> Report:
         len(gzip.compress(dense, 6)),
         len(gzip.compress(compact, 6)),
     )
+
+
+def _is_quantized_kernel(variable):
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return dtype == "int8" and variable.name in ("kernel", "embeddings")
+
+
+def _refuse_packed(model):
+    packed = {
+        layer.name: layer.quantization_mode
+        for layer in _keras.all_layers(model)
+        if getattr(layer, "quantization_mode", None) in PACKED
+    }
+    if packed:
+        raise ValueError(
+            "`report` counts weights, and of some layers several are in one "
+            f"number: call it before `quantize`. Received: {packed}"
+        )
 
 
 def _arrays(model):

@@ -55,8 +55,9 @@ def supermask(
         rescale: Boolean. See there.
         include: `None` (every layer with a kernel), or a regular expression
             that is searched in the name of the layer.
-        exclude: `None`, or a regular expression. A layer that it finds stays as
-            it is, with its weights, and trains.
+        exclude: `None`, or a regular expression. A layer that it finds, with a
+            kernel or a normalization, stays as it is, with its weights, and
+            trains. Say both of a part that was trained before.
         seed: Integer, or `None` for a random one.
 
     Returns:
@@ -90,6 +91,13 @@ def supermask(
     _selection.check_patterns(include, exclude, names)
     wrapped: list = []
 
+    def is_reset(layer):
+        return (
+            weights is not None
+            and isinstance(layer, NORMALIZATIONS + RMS)
+            and _selection.finds(layer.name, None, exclude)
+        )
+
     def change(layer):
         if _selected(layer, include, exclude):
             own = None if seed is None else seed + len(wrapped)
@@ -102,7 +110,7 @@ def supermask(
                 seed=own,
                 name=layer.name,
             )
-        if weights is not None and isinstance(layer, NORMALIZATIONS + RMS):
+        if is_reset(layer):
             config = layer.get_config()
             if isinstance(layer, RMS):  # its scale stays, of ones
                 config["trainable"] = False
@@ -113,7 +121,7 @@ def supermask(
 
     def copy(layer, new):
         if type(layer) is type(new):
-            if not isinstance(layer, NORMALIZATIONS + RMS) or weights is None:
+            if not is_reset(layer):
                 _models.copy_variables(layer, new)
         elif weights is None:
             _models.copy_variables(layer, new.layer)

@@ -357,6 +357,18 @@ def test_early_bird_ends_rounds_of_which_the_masks_stand():
     assert [row["epochs"] for row in ticket.history] == [5, 8]
 
 
+def test_early_bird_of_a_control_is_that_of_the_ticket():
+    """Random masks of a seed are alike in all epochs: no reason to end."""
+    ends = []
+    for control in (None, "random_masks", "shuffle_masks"):
+        ticket = LotteryTicket(
+            2, 7, pruning_rate=0.5, control=control, early_bird=0.001, seed=0
+        )
+        fit(net(0.5), ticket, epochs=14)
+        ends.append(ticket.history[0]["epochs"])
+    assert ends == [7, 7, 7]
+
+
 def test_masks_that_are_there_are_taken_over():
     model = net()
     model.compile(dlkit.optimizers.Masked("sgd"), "mse", run_eagerly=EAGER)

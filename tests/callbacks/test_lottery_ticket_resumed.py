@@ -1,5 +1,6 @@
 """LotteryTicket, killed at any moment and started again."""
 
+import json
 import os
 
 import keras
@@ -80,6 +81,22 @@ def test_killed_at_any_epoch_it_ends_the_same(order, tmp_path):
         for a, b in zip(got, expected):
             np.testing.assert_array_equal(a, b)
         assert again.history == ticket.history
+
+
+def test_callbacks_of_a_round_remember_what_is_plain_data():
+    """Lists, dictionaries and arrays, not numbers alone."""
+    from keras_dlkit.callbacks._round_callbacks import RoundCallbacks
+
+    ours, others = (keras.callbacks.Callback() for _ in range(2))
+    seen = {"losses": [2.0, 1.5], "at": {"3": (1, None)}, "sum": np.eye(2)}
+    for name, value in seen.items():
+        setattr(ours, name, value)
+    states, arrays = RoundCallbacks([ours]).get_state()
+    states = json.loads(json.dumps(states))
+    RoundCallbacks([others]).set_state(states, arrays)
+    np.testing.assert_equal(
+        {name: getattr(others, name) for name in seen}, seen
+    )
 
 
 @slow_to_compile

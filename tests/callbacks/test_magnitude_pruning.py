@@ -1,5 +1,8 @@
 """MagnitudePruning in `fit`: counts, steps, patterns, and what it refuses."""
 
+import re
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -503,6 +506,33 @@ def test_a_fit_that_begins_late_may_have_no_step_left():
             callbacks=[pruning],
             verbose=0,
         )
+
+
+@pytest.mark.parametrize(
+    "schedule, stop, message",
+    [
+        (Polynomial(0.5, begin_step=30, end_step=40), [], "at update 10.*30"),
+        (Polynomial(0.5, begin_step=1, end_step=15), [Stop(1)], "10.* to 15"),
+        (Polynomial(0.5, begin_step=1, end_step=15), [], None),
+    ],
+)
+def test_what_is_missing_after_steps_of_unknown_number(schedule, stop, message):
+    x, y = (array.reshape(10, 2, -1) for array in data())
+    batches = ((x[i], y[i]) for i in range(10))
+    pruning = MagnitudePruning(schedule, every_steps=3)
+    epochs = 1 + len(stop)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        net().fit(
+            batches,
+            epochs=epochs,
+            shuffle=False,
+            callbacks=[pruning, *stop],
+            verbose=0,
+        )
+    said = [w.message for w in said if "`fit`" in str(w.message)]
+    assert len(said) == (message is not None)
+    assert all(re.search(message, str(text)) for text in said)
 
 
 @slow_to_compile

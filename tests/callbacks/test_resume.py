@@ -151,6 +151,17 @@ if keras.config.backend() == "torch":
     DATA["loader_of_a_sampler"] = lambda: loader(sampler=OwnSampler())
 
 
+@pytest.mark.skipif("loader" not in DATA, reason="loaders are PyTorch's")
+def test_workers_that_live_on_draw_all_epochs_again():
+    """Their random states go from one epoch to the next."""
+    from keras_dlkit.callbacks import _replay
+
+    for lives_on in (False, True):
+        data = loader(num_workers=1, persistent_workers=lives_on)
+        arguments = {**data, "steps_per_epoch": None}
+        assert _replay.needs_all(arguments) == lives_on
+
+
 def train(folder, data, at=None, callbacks=(), epochs=EPOCHS, net=None, **args):
     """One process would do this: the same seed, a fresh model."""
     keras.utils.set_random_seed(7)

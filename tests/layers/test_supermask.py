@@ -56,6 +56,13 @@ def test_the_mask_is_that_of_a_stable_sort(shape, sparsity):
         )
 
 
+def test_a_small_kernel_keeps_a_weight():
+    """Two, of which 0.8 are both by rounding."""
+    mask = ops.convert_to_numpy(dlkit.ops.score_mask([[0.1, -0.2]], 0.8))
+    assert mask.tolist() == [[0, 1]]
+    assert dlkit.ops.score_mask(np.zeros((0, 3)), 0.8).shape == (0, 3)
+
+
 def test_infinite_scores_are_kept_in_exact_numbers():
     scores = np.array([np.inf, 1.0, np.nan, -np.inf, 2.0, np.inf], "float32")
     mask = ops.convert_to_numpy(dlkit.ops.score_mask(scores, 0.5))

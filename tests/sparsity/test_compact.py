@@ -7,6 +7,7 @@ import pytest
 from keras import layers
 
 import keras_dlkit as dlkit
+from keras_dlkit.sparsity import _state
 from keras_dlkit.sparsity._encoding import as_array
 from keras_dlkit.sparsity._encoding import decode
 from keras_dlkit.sparsity._encoding import encode
@@ -28,11 +29,17 @@ def same_bits(a, b):
 def test_weights_come_back_bit_for_bit(make, compress, tmp_path):
     model = nets.sparsify(nets.randomize(make()))
     model.compile("adam", "mse")
+    for inner in model.layers:
+        if isinstance(inner, keras.Model):
+            inner.compile("adam", "mse")
     path = tmp_path / "model.compact"
     size = sparsity.save_compact(model, path, compress=compress)
     assert size == path.stat().st_size
     loaded = sparsity.load_compact(path)
-    assert not loaded.compiled
+    assert not any(
+        getattr(layer, "compiled", False) for layer in (loaded, *loaded.layers)
+    )
+    assert model.compiled
     for a, b in zip(model.weights, loaded.weights, strict=True):
         same_bits(as_array(a), as_array(b))
     x = nets.data(model)
@@ -82,6 +89,61 @@ def test_all_dtypes_shapes_and_odd_values(tmp_path):
         kinds.add((encode(as_array(a))[0], str(as_array(a).dtype)))
     assert {kind for kind, _ in kinds} == {"raw", "sparse", "signed"}
     assert "bfloat16" in {dtype for _, dtype in kinds}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Shift(keras.layers.Layer):
+    """State that is no variable."""
+
+    amount = 0.0
+
+    def call(self, x):
+        return x + self.amount
+
+    def save_own_variables(self, store):
+        store["amount"] = self.amount
+
+    def load_own_variables(self, store):
+        self.amount = float(store["amount"])
+
+
+def test_state_that_is_no_variable_comes_along(tmp_path):
+    """What was adapted, vocabularies, and a layer of one's own."""
+    pytest.importorskip("tensorflow")  # lookups of Keras are of it
+    numbers, words = keras.Input((2,)), keras.Input((3,), dtype="int32")
+    norm = layers.Normalization()
+    lookup = layers.IntegerLookup(output_mode="multi_hot")
+    weighted = layers.IntegerLookup(output_mode="tf_idf")
+    x = np.array([[1.0, 20.0], [3.0, 60.0], [8.0, 10.0]], "float32")
+    w = np.array([[7, 7, 9], [9, 4, 7], [5, 7, 7]], "int32")
+    norm.adapt(x)
+    for layer in (lookup, weighted):
+        layer.adapt(w)
+    shift = Shift()
+    shift.amount = 3.5
+    parts = [shift(norm(numbers)), lookup(words), weighted(words)]
+    features = layers.Concatenate()(parts)
+    model = keras.Model([numbers, words], layers.Dense(2)(features))
+    expected = model.predict([x, w], verbose=0)
+    sparsity.save_compact(model, tmp_path / "m")
+    for copy in (
+        sparsity.load_compact(tmp_path / "m"),
+        sparsity.strip(model),
+        sparsity.shrink(model, keep_unsupported=True),
+        sparsity.supermask(model, 0.0, weights=None),
+    ):
+        found = copy.predict([x, w], verbose=0)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_no_file_of_a_layer_is_written_outside_of_a_folder():
+    pytest.importorskip("tensorflow")
+    layer = layers.IntegerLookup()
+    layer.adapt([1, 2])
+    arrays, files = _state.read(layer)
+    (data,) = files.values()
+    with pytest.raises(ValueError, match=r"'../outside' for 'integer_lookup"):
+        _state.write(layer, arrays, {"../outside": data})
 
 
 def test_the_encoding_by_hand():
@@ -151,6 +213,33 @@ def test_the_report_counts_by_hand():
     assert found.density == 0.1
     assert found.dense_gzip < 100 and found.compact_gzip < 100
     assert "make no layer faster" in str(found) and row.name in str(found)
+
+
+def test_quantized_models(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(8, name="d")])
+    kernel = np.zeros((4, 8), "float32")
+    kernel[0] = 1.0
+    model.layers[0].set_weights([kernel, np.ones(8)])
+    packed = keras.models.clone_model(model)
+    model.layers[0].quantize("int8")
+    found = sparsity.report(model)
+    (row,) = found.kernels
+    assert (row.shape, row.density, found.density) == ((4, 8), 0.25, 0.25)
+    x = nets.data(model)
+    expected = model.predict(x, verbose=0)
+    sparsity.save_compact(model, tmp_path / "m")
+    for copy in (
+        sparsity.load_compact(tmp_path / "m"),
+        sparsity.strip(model),
+        sparsity.shrink(model, keep_unsupported=True),
+    ):
+        found = copy.predict(x, verbose=0)
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match=r"d \(Dense\)"):
+        sparsity.shrink(model)
+    packed.layers[0].quantize("int4")
+    with pytest.raises(ValueError, match="before `quantize`.*'d': 'int4'"):
+        sparsity.report(packed)
 
 
 @slow_to_compile

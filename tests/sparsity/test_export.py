@@ -1,6 +1,7 @@
 """A stripped model leaves Keras as any other does."""
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -34,6 +35,33 @@ def test_it_is_served(way, tmp_path):
     model = stripped()
     x, expected = rows(model)
     exports.assert_served(way(model, tmp_path), x, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", exports.WAYS, ids=lambda way: way.__name__)
+def test_convolutions_pruned_by_masked_are_served(way, tmp_path):
+    exports.check_way(way)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 2)),
+            layers.Conv2D(8, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.SeparableConv2D(6, 3),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(3),
+        ]
+    )
+    model.compile("adam", "mse")
+    pruning = dlkit.callbacks.MagnitudePruning(
+        dlkit.schedules.ConstantSparsity(0.7)
+    )
+    x = nets.data(model)
+    model.fit(x, np.ones((5, 3)), epochs=2, callbacks=[pruning], verbose=0)
+    plain = dlkit.sparsity.strip(model)
+    assert dlkit.sparsity.report(plain).density == pytest.approx(0.3, abs=0.01)
+    expected = model.predict(x, verbose=0)
+    exports.assert_served(way(plain, tmp_path), x, expected)
 
 
 @pytest.mark.skipif(

@@ -97,11 +97,15 @@ def test_the_scores_themselves(score):
     model = network()
     x, y = batch()
     kernels = [w for w in model.weights if w.name == "kernel"]
+    decay = keras.regularizers.L2(10.0)
+    for kernel in kernels:  # which is no part of the loss of the data
+        kernel.regularizer = decay
     data = (
         ops.convert_to_tensor(x, "float32"),
         ops.convert_to_tensor(y, "float32"),
     )
     found = getattr(_scores, score)(model, kernels, data, None)
+    assert all(kernel.regularizer is decay for kernel in kernels)
     found = np.concatenate([s.ravel() for s in found])
     expected = reference(model, x, y, score)
     np.testing.assert_allclose(
@@ -172,6 +176,30 @@ def test_syn_flow_round_by_round():
     assert all(m.any() for m in found.values())
 
 
+def test_syn_flow_is_of_a_linear_network():
+    """However the activations are written."""
+
+    def net(*activations):
+        x = inputs = keras.Input((4,))
+        for units, activation in zip((6, 5, 3), activations):
+            x = activation(layers.Dense(units)(x))
+        return nets.randomize(keras.Model(inputs, x))
+
+    linear = [lambda x: x] * 3
+    expected = prune(net(*linear), score="synflow", sparsity=0.5)
+    found = net(ops.tanh, lambda x: ops.leaky_relu(x, 0.3), ops.softmax)
+    found = prune(found, score="synflow", sparsity=0.5)
+    np.testing.assert_array_equal(flat(found), flat(expected))
+
+    for layer in (
+        layers.Bidirectional(layers.GRU(3, name="odd")),
+        layers.LayerNormalization(name="odd"),
+    ):
+        model = keras.Sequential([keras.Input((5, 4)), layers.Dense(3), layer])
+        with pytest.raises(ValueError, match="linear.*odd"):
+            prune(model, score="synflow", sparsity=0.5)
+
+
 def test_syn_flow_of_a_graph_with_convolutions():
     model = nets.branched()
     before = [array(v) for v in model.variables]
@@ -220,7 +248,8 @@ def test_several_outputs_dropout_and_a_given_loss():
     own.compiled = False
     expected = reference(own, x, y[0], "snip")
     loss = keras.losses.MeanSquaredError()
-    found = prune(own, x, y[0], score="snip", sparsity=0.4, loss=loss)
+    x, y = x.tolist(), y[0].tolist()
+    found = prune(own, x, y, score="snip", sparsity=0.4, loss=loss)
     np.testing.assert_array_equal(flat(found), lowest(expected, 0.4))
 
 
@@ -244,6 +273,9 @@ def test_zero_changes_nothing_and_bad_arguments_are_refused():
         prune(model, x, y, score="snip", sparsity=0.5, exclude="heads")
     with pytest.raises(ValueError, match="must be finite, and not all zero"):
         prune(model, x * np.nan, y, score="snip", sparsity=0.5)
+    for bad in ("rows", iter([x]), [[1.0, 2.0], [3.0]], [["a"]]):
+        with pytest.raises(TypeError, match="`x` must be one batch.*x="):
+            prune(model, bad, y, score="snip", sparsity=0.5)
     with pytest.raises(ValueError, match="needs a loss"):
         prune(nets.nested(), x, y, score="snip", sparsity=0.5)
 

@@ -218,6 +218,30 @@ def test_a_shared_layer_keeps_what_would_fold_in_two_ways():
     assert_same(model, small)
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_shared_layer_folds_nothing_that_one_call_needs(constant, turn):
+    inputs = keras.Input((4,))
+    a, b = (layers.Dense(3, name=name)(inputs) for name in "ab")
+    shared = layers.Dense(2, name="shared")
+    heads = [layers.ReLU()(shared(x)) for x in (a, b)]
+    if not constant:
+        reads_0 = layers.Dense(1, name="reads_0")
+        heads = [reads_0(heads[0]), layers.Dense(1)(heads[1])]
+    model = nets.randomize(keras.Model(inputs, heads[::turn]))
+    for name, bias in ("a", 1.0), ("b", 2.0 if constant else 0.0):
+        kill(model.get_layer(name), [0])
+        model.get_layer(name).bias.assign([bias, 0.5, 0.5])
+    kernel = array(shared.kernel).copy()
+    kernel[0] = [0.0, 5.0]
+    if constant:  # so is output 1, in each call another
+        kernel[1:, 1] = 0.0
+    else:
+        kill(reads_0, [1], axis=-2)
+    shared.kernel.assign(kernel)
+    assert_same(model, shrink(model))
+
+
 def test_depthwise_convolutions_go_with_their_channels():
     model = sequential(
         layers.Conv2D(6, 1, name="a"),
@@ -328,6 +352,26 @@ def test_dictionaries_and_a_model_built_by_a_call():
     np.testing.assert_allclose(
         small.predict(x, verbose=0), lazy.predict(x, verbose=0), atol=1e-6
     )
+
+
+def test_a_channel_stays_where_all_are_named_or_averaged():
+    """By the shape of the noise of a dropout, by a number for all."""
+    inputs = keras.Input((5, 6))
+    x = layers.Dense(6, "relu", name="named")(inputs)
+    x = layers.Dropout(0.5, noise_shape=(None, 1, 6))(x)
+    x = layers.Dense(6, "relu", name="averaged")(x)
+    x = layers.Dense(6, "relu", name="free")(x * keras.ops.mean(x))
+    x = layers.Dropout(0.5, noise_shape=(None, 5, 1))(x)
+    model = nets.randomize(keras.Model(inputs, layers.Dense(2)(x)))
+    for name in ("named", "averaged", "free"):
+        kill(model.get_layer(name), [0])
+        model.get_layer(name).bias.assign(np.full(6, 0.5, "float32"))
+    small = shrink(model)
+    assert_same(model, small)
+    units = [small.get_layer(n).units for n in ("named", "averaged", "free")]
+    assert units == [6, 6, 5]
+    small.compile("sgd", "mse")
+    small.fit(nets.data(model), np.ones((5, 5, 2)), verbose=0)
 
 
 def test_channels_first_and_groups_are_not_known():
