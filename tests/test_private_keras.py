@@ -80,9 +80,9 @@ def test_all_layers_are_found_at_any_depth():
     assert {id(layer) for layer in (inner, wrapped, cell)} <= set(
         map(id, found)
     )
-    assert not _keras.is_built_throughout(model)
-    model.build((None, 3, 2))
-    assert _keras.is_built_throughout(model)
+    assert not _keras.is_built_throughout(inner)
+    inner.build((None, 3, 2))
+    assert _keras.is_built_throughout(inner)
 
 
 def test_an_initial_value_reaches_a_variable_that_has_none_yet():
