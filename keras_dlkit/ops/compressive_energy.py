@@ -54,7 +54,9 @@ def compressive_energy(
     Raises:
         TypeError, ValueError: As `hyperspherical_energy`.
 
-    The `m` matrices of `n x n` cosines are in memory at once.
+    The `m` matrices of `n x n` cosines are in memory at once. Values and
+    gradients are finite, and the gradient written out, as in
+    `hyperspherical_energy`.
 
     Example:
 

@@ -118,10 +118,7 @@ def mean_energy(vectors, settings):
     if neurons == 1:
         return ops.sum(vectors[:, 1:])
     vectors = _directions(vectors, 0.0)
-    cosine = vectors @ ops.transpose(vectors, (0, 2, 1))
-    # Each pair is there twice, and each vector with itself.
-    weights = 0.5 * (1.0 - ops.eye(neurons, dtype=vectors.dtype))
-    total = ops.sum(weights * _energy(cosine, **settings))
+    total = _pair_sum(vectors, settings, neurons, has_unit_rows=True)
     all_vectors = ops.reshape(vectors, (sets * neurons, dimension))
     return _mean_of_pairs(total, all_vectors, 0.0, settings, sets)
 
@@ -186,8 +183,11 @@ def _directions(vectors, epsilon):
 
 
 def _pair_sum(vectors, settings, block_size, has_unit_rows):
-    """Sum of the energy over pairs of rows; see `_energy`."""
-    neurons = vectors.shape[0]
+    """Sum of the energy over pairs of rows; see `_energy`.
+
+    Of several sets of rows, `(sets, neurons, weights)`, in one block.
+    """
+    neurons = vectors.shape[-2]
     blocks = -(-neurons // min(block_size or BLOCK_SIZE, neurons))
     energy, gradient = (
         _of_one_block(settings, has_unit_rows)
@@ -212,7 +212,7 @@ def _of_one_block(settings, has_unit_rows):
     """The sum, and its gradient over the power, as functions of all rows."""
 
     def cosines(vectors):
-        return vectors @ ops.transpose(vectors)
+        return vectors @ ops.swapaxes(vectors, -1, -2)
 
     def energy(vectors):
         return ops.sum(ops.tril(_energy(cosines(vectors), **settings), -1))
@@ -220,7 +220,7 @@ def _of_one_block(settings, has_unit_rows):
     def gradient(vectors):
         slope = _slope(cosines(vectors), **settings)
         if not has_unit_rows:  # of those a row has no slope to itself
-            slope *= 1.0 - ops.eye(vectors.shape[0], dtype=vectors.dtype)
+            slope *= 1.0 - ops.eye(vectors.shape[-2], dtype=vectors.dtype)
         return slope @ vectors
 
     return energy, gradient
