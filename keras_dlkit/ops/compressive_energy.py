@@ -42,7 +42,8 @@ def compressive_energy(
     Args:
         kernel: Float tensor or variable of two axes or more, with `d` weights
             a neuron.
-        projections: Float tensor `(m, d, p)`.
+        projections: Float tensor `(m, d, p)`. On a line, with `p` of 1, there
+            are no directions: the energy is 0.
         power: As in `hyperspherical_energy`.
         half_space: As in `hyperspherical_energy`.
         angular: As in `hyperspherical_energy`.

@@ -74,7 +74,8 @@ def hyperspherical_energy(
 
     Returns:
         Scalar tensor: float32, whatever the dtype of the kernel (float64 for
-        float64). 0 for a single neuron, which has no pair.
+        float64). 0 for a single neuron, which has no pair, and for neurons of
+        a single weight, which all lie on one line.
 
     Raises:
         TypeError, ValueError: For arguments out of range, for axes that the
@@ -103,9 +104,8 @@ def hyperspherical_energy(
     """
     check_energy(power, axis, epsilon, block_size)
     vectors = kernel_rows(ops.convert_to_tensor(kernel), axis)
-    neurons = vectors.shape[0]
-    if neurons == 1:
-        return ops.sum(vectors[1:])
+    if 1 in vectors.shape:
+        return ops.sum(vectors[1:, 1:])
     vectors = _directions(vectors, epsilon)
     settings = {"power": power, "half_space": half_space, "angular": angular}
     total = _pair_sum(vectors, settings, block_size, has_unit_rows=not epsilon)
@@ -115,8 +115,8 @@ def hyperspherical_energy(
 def mean_energy(vectors, settings):
     """The mean energy of many sets of vectors, `(sets, neurons, weights)`."""
     sets, neurons, dimension = vectors.shape
-    if neurons == 1:
-        return ops.sum(vectors[:, 1:])
+    if 1 in (neurons, dimension):
+        return ops.sum(vectors[:, 1:, 1:])
     vectors = _directions(vectors, 0.0)
     total = _pair_sum(vectors, settings, neurons, has_unit_rows=True)
     all_vectors = ops.reshape(vectors, (sets * neurons, dimension))

@@ -41,7 +41,7 @@ class CompressiveEnergy(WeightPenalty):
 
     Args:
         factor: Float, at least 0. Defaults to `1.0`, the authors'.
-        dimension: Integer, at least 1. The columns of a projection. Defaults
+        dimension: Integer, at least 2. The columns of a projection. Defaults
             to `40`.
         projections: Integer, at least 1. \(m\). Defaults to `20`.
         power: As in `HypersphericalEnergy`.
@@ -101,7 +101,7 @@ class CompressiveEnergy(WeightPenalty):
     ):
         super().__init__(name=name)
         self.factor = _checks.check_number("factor", factor, at_least=0)
-        self.dimension = _checks.check_count("dimension", dimension, at_least=1)
+        self.dimension = _checks.check_count("dimension", dimension, at_least=2)
         self.projections = _checks.check_count(
             "projections", projections, at_least=1
         )

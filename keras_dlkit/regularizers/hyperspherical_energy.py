@@ -83,7 +83,8 @@ class HypersphericalEnergy(keras.Regularizer):
     The energy is computed in float32 whatever the dtype policy, and is finite
     with finite gradients for every finite kernel. Hardware that multiplies
     float32 matrices in a lower precision by default (TF32) does so here too.
-    A layer with a single neuron has an energy of 0.
+    A layer with a single neuron has an energy of 0, and one whose neurons have
+    a single weight each.
 
     Under LoRA, `regularize` makes it the energy of the kernel in effect.
     Given as `kernel_regularizer=` alone, Keras applies it to the two factors,

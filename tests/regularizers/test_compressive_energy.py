@@ -87,6 +87,8 @@ def test_degenerate_kernels_are_finite():
     single = ops.convert_to_tensor(KERNEL[:, :1], "float32")
     matrices = ops.convert_to_tensor(PROJECTIONS, "float32")
     assert float(dlkit.ops.compressive_energy(single, matrices)) == 0.0
+    kernel = ops.convert_to_tensor(KERNEL, "float32")  # projected on a line
+    assert float(dlkit.ops.compressive_energy(kernel, matrices[..., :1])) == 0.0
 
 
 X = RNG.normal(size=(12, 9)).astype("float32")
@@ -221,7 +223,7 @@ def test_layers_that_are_not_built_stay_out():
 def test_bad_input():
     for arguments in (
         {"factor": -1.0},
-        {"dimension": 0},
+        {"dimension": 1},
         {"projections": 0},
         {"power": 3},
         {"include": "("},

@@ -245,6 +245,14 @@ def test_an_einsum_without_neurons_is_left_out(equation, output_shape):
     assert [path for path in regularize(model, Energy())] == ["dense/kernel"]
 
 
+def test_kernels_with_one_weight_a_neuron_are_left_out():
+    x = keras.Input((4, 4, 1))
+    h = layers.DepthwiseConv2D(1)(layers.DepthwiseConv2D(2)(x))
+    model = keras.Model(x, layers.Dense(5)(h))
+    (path,) = regularize(model, Energy())
+    assert path == model.layers[1].kernel.path
+
+
 def test_quantized_kernels_are_left_out():
     model = network()
     model.layers[0].quantize("int8")
