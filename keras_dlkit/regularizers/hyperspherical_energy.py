@@ -86,7 +86,8 @@ class HypersphericalEnergy(keras.Regularizer):
     A layer with a single neuron has an energy of 0, and one whose neurons have
     a single weight each.
 
-    Under LoRA, `regularize` makes it the energy of the kernel in effect.
+    Under LoRA, `regularize` makes it the energy of the kernel in effect; of one
+    that is quantized there is none, for its factors are small beside it.
     Given as `kernel_regularizer=` alone, Keras applies it to the two factors,
     where it has no such meaning: call `regularize` after `enable_lora`.
 
@@ -205,10 +206,13 @@ def has_lora(layer):
 
 
 def kernel_in_effect(layer):
-    """The kernel under LoRA, in float32, where the layer's is rounded."""
+    """The kernel under LoRA, in float32, where the layer's is rounded.
+
+    `None` where it is quantized: Keras gives the codes, not the values.
+    """
     kernel, first, second = _lora_parts(layer)
-    if "float" not in kernel.dtype:  # quantized
-        return layer.kernel if kernel.name == "kernel" else layer.embeddings
+    if "float" not in kernel.dtype:
+        return None
     scale = layer.lora_alpha / layer.lora_rank
     update = scale * ops.matmul(first, second)
     return ops.cast(kernel, update.dtype) + update

@@ -517,6 +517,20 @@ def test_under_lora_with_factors_of_one_shape(policy):
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("lora_first", [True, False])
+def test_under_lora_a_quantized_kernel_has_no_energy(lora_first):
+    net = keras.Sequential([keras.Input((9,)), layers.Dense(5)])
+    (dense,) = net.layers
+    regularize(net, Energy())
+    if lora_first:
+        dense.enable_lora(2)
+    dense.quantize("int8")
+    if not lora_first:
+        dense.enable_lora(2)
+    assert dense.lora_kernel_b.trainable
+    assert sum(numbers(net.losses)) == 0
+
+
 def test_training_under_lora_lowers_the_energy():
     model = lora_network(before=True)
     model.compile(keras.optimizers.SGD(1e-3), loss=lambda y, p: 0.0 * p)
