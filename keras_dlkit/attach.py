@@ -18,6 +18,7 @@ from keras_dlkit._admission import check_losses
 from keras_dlkit._admission import check_model
 from keras_dlkit._admission import check_optimizer
 from keras_dlkit._admission import check_parts
+from keras_dlkit._admission import check_penalties
 from keras_dlkit._admission import delegates
 from keras_dlkit._admission import drop_second_scaler
 from keras_dlkit._admission import is_hub_task
@@ -216,6 +217,7 @@ class Attached(TrainStep, Answers, keras.Model):
     # Compilation.
 
     def compile(self, *args, **kwargs):
+        check_penalties(self.parts, self.model)
         if self._delegates or own(self.model, HONOURED):
             # A signature of its own, or losses that its own methods use.
             self.model.compile(*args, **kwargs)
@@ -239,6 +241,7 @@ class Attached(TrainStep, Answers, keras.Model):
             self.attached_optimizer.claim()
 
     def _take_over_or_refuse(self, source):
+        check_penalties(self.parts, self.model)
         if source.compiled:
             try:
                 self._take_over(source)

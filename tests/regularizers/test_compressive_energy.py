@@ -231,5 +231,27 @@ def test_bad_input():
     ):
         with pytest.raises(ValueError, match="Received"):
             CompressiveEnergy(**arguments)
-    with pytest.raises(ValueError, match="at least one kernel"):
-        fit(compiled(part(include="nothing")))
+    net = keras.Sequential([layers.Dense(3)])
+    late = dlkit.attach(net, part(include="nothing"))
+    late.compile("sgd", "mse")
+    net.build((None, 9))
+    for action in (
+        lambda: dlkit.attach(net, part(include="nothing")),
+        lambda: late.compile("sgd", "mse"),
+    ):
+        with pytest.raises(ValueError, match="^`include`.* at least one kernel"):
+            action()
+
+
+def test_kernels_are_looked_for_once():
+    model = compiled(part())
+    (energy,) = model.parts
+    fit(model, 1)
+    assert energy._kernels(model.model) is energy._kernels(model.model)
+    assert set(energy.energies(model.model)) == {
+        model.get_layer(name).kernel.path for name in ("hidden", "output")
+    }
+    assert energy._flatten_layers(include_self=False) == []
+    energy.include = "output"  # what `compile` sees
+    model.compile("sgd", "mse")
+    assert len(energy.energies(model.model)) == 1
