@@ -391,6 +391,10 @@ def test_tasks_are_the_outputs():
         ),
         (lambda: W.UncertaintyWeighting(KINDS, bounds=3.0), "low, high"),
         (
+            lambda: W.UncertaintyWeighting(KINDS, bounds=(-200.0, 0.0)),
+            "at least -80.*-200",
+        ),
+        (
             lambda: W.UncertaintyWeighting(KINDS, initial_log_variance=9.0),
             "Widen `bounds`",
         ),
