@@ -73,7 +73,7 @@ def compressive_energy(
     References:
         - [Lin et al., 2020](https://arxiv.org/abs/1906.04892)
     """
-    check_energy(power, axis, 0.0, None)
+    check_energy(power, half_space, angular, axis)
     rows = kernel_rows(ops.convert_to_tensor(kernel), axis)
     projected = ops.matmul(rows[None], ops.cast(projections, rows.dtype))
     settings = {"power": power, "half_space": half_space, "angular": angular}

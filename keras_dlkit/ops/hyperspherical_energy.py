@@ -102,7 +102,7 @@ def hyperspherical_energy(
     References:
         - [Liu et al., 2018](https://arxiv.org/abs/1805.09298)
     """
-    check_energy(power, axis, epsilon, block_size)
+    check_energy(power, half_space, angular, axis, epsilon, block_size)
     vectors = kernel_rows(ops.convert_to_tensor(kernel), axis)
     if 1 in vectors.shape:
         return ops.sum(vectors[1:, 1:])
@@ -135,8 +135,13 @@ def _mean_of_pairs(total, vectors, epsilon, settings, sets=1):
     return total * (2 / pairs) + own
 
 
-def check_energy(power, axis, epsilon, block_size):
+def check_energy(
+    power, half_space, angular, axis=-1, epsilon=0.0, block_size=None
+):
     _checks.check_one_of("power", power, POWERS)
+    _checks.check_count("power", power, at_least=0)  # no boolean
+    _checks.check_one_of("half_space", half_space, (False, True))
+    _checks.check_one_of("angular", angular, (False, True))
     for entry in axis if isinstance(axis, (tuple, list)) else (axis,):
         _checks.check_count("axis", entry, at_least=-math.inf)
     _checks.check_number("epsilon", epsilon, at_least=0)

@@ -110,7 +110,7 @@ class CompressiveEnergy(WeightPenalty):
         self.projections = _checks.check_count(
             "projections", projections, at_least=1
         )
-        check_energy(power, -1, 0.0, None)
+        check_energy(power, half_space, angular)
         self.settings: dict[str, Any] = {
             "power": power,
             "half_space": bool(half_space),

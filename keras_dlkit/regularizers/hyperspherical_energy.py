@@ -125,8 +125,14 @@ class HypersphericalEnergy(keras.Regularizer):
     ):
         self.factor = _checks.check_number("factor", factor, at_least=0)
         self.axis = _standardized_axis(axis)
-        for entry in self._axes():
-            check_energy(power, entry, epsilon, block_size)
+        axes = list(self.axis.values()) if self._is_table() else [self.axis]
+        if not axes or () in axes:
+            raise ValueError(
+                "`axis` must name one axis or more, or be a dictionary of "
+                f"such axes by shapes. Received: axis={axis}"
+            )
+        for entry in axes:
+            check_energy(power, half_space, angular, entry, epsilon, block_size)
         self.power = power
         self.half_space = bool(half_space)
         self.angular = bool(angular)
@@ -173,9 +179,6 @@ class HypersphericalEnergy(keras.Regularizer):
         if shapes[0] == shapes[1]:  # a traced step has the value instead
             is_second = x is second or x is second.value
         return kernel_in_effect(self._layer) if is_second else None
-
-    def _axes(self):
-        return self.axis.values() if self._is_table() else [self.axis]
 
     def axis_of(self, kernel: Any) -> Any:
         """The neuron axes of this kernel; `None` where it stays out."""

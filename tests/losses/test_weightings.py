@@ -410,6 +410,11 @@ def test_tasks_are_the_outputs():
         ),
         (lambda: W.DynamicWeightAverage(temperature=-1.0), "at least 0"),
         (lambda: W.FAMO(learning_rate=-1.0), "at least 0"),
+        (lambda: W.FAMO(lower_bounds=[1]), "must be a dict"),
+        *(
+            (lambda tasks=tasks: W.EqualWeighting(tasks), "must be a list")
+            for tasks in ("a", [["a"]], 3)
+        ),
         (lambda: compiled(W.FAMO(lower_bounds={"a": 0.0})), "each of"),
         (
             lambda: compiled(

@@ -226,7 +226,9 @@ def test_bad_input():
         {"dimension": 1},
         {"projections": 0},
         {"power": 3},
+        {"half_space": "no"},
         {"include": "("},
+        {"include": b"a"},
         {"exclude": len},
     ):
         with pytest.raises(ValueError, match="Received"):
@@ -239,7 +241,9 @@ def test_bad_input():
         lambda: dlkit.attach(net, part(include="nothing")),
         lambda: late.compile("sgd", "mse"),
     ):
-        with pytest.raises(ValueError, match="^`include`.* at least one kernel"):
+        with pytest.raises(
+            ValueError, match="^`include`.* at least one kernel"
+        ):
             action()
 
 
