@@ -226,12 +226,11 @@ class Attached(TrainStep, Answers, keras.Model):
             self._compile(**_bound(keras.Model.compile, self, args, kwargs))
 
     def _compile(self, **arguments):
-        arguments["optimizer"] = keras.optimizers.get(arguments["optimizer"])
+        optimizer = keras.optimizers.get(arguments["optimizer"])
+        arguments["optimizer"] = optimizer
         check_losses(self.parts, arguments, outputs_of(self.model))
-        check_optimizer(self.parts, arguments["optimizer"])
-        if find_wrapper(
-            arguments["optimizer"], keras.optimizers.LossScaleOptimizer
-        ):
+        check_optimizer(self.parts, optimizer)
+        if find_wrapper(optimizer, keras.optimizers.LossScaleOptimizer):
             # There may be one inside of a wrapper, where Keras does not look.
             arguments["auto_scale_loss"] = False
         if self.task_weighting is not None:

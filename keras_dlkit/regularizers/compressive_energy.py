@@ -66,8 +66,8 @@ class CompressiveEnergy(WeightPenalty):
 
     Raises:
         TypeError, ValueError: At construction, for arguments out of range and
-            patterns that are none; in `attach` and `compile`, or in the first step
-        of a model that it builds, where no kernel is left.
+            patterns that are none; where no kernel is left, in `attach` and
+            `compile`, or in the first step of a model that is not built.
 
     Once the model is built the kernels are chosen, and stay so until the next
     `compile`.
