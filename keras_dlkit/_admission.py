@@ -132,6 +132,12 @@ def check_model(model):
         )
 
 
+def check_penalties(parts, model):
+    for part in parts:
+        if isinstance(part, WeightPenalty):
+            part.check_model(model)
+
+
 def check_parts(parts, model):
     weightings = [p for p in parts if isinstance(p, TaskWeighting)]
     if len(weightings) > 1:

@@ -104,6 +104,24 @@ def exclude_from_weight_decay(optimizer, variables):
             part._exclude_from_weight_decay_cache = {}
 
 
+def copy_exclusions(source, target):
+    """What the user excluded from weight decay, which no config holds.
+
+    Args:
+        source, target: Optimizers of the same kind. A `MultiOptimizer` may
+            know its parts only when it is built.
+    """
+    parts = [[o, *getattr(o, "optimizers", [])] for o in (source, target)]
+    for old, new in zip(*parts):
+        for name in (
+            "_exclude_from_weight_decay",
+            "_exclude_from_weight_decay_pattern",
+        ):
+            if hasattr(old, name):
+                setattr(new, name, getattr(old, name))
+        new._exclude_from_weight_decay_cache = {}
+
+
 def applies_to(optimizer, variables):
     """Whether a built optimizer was built for all of the variables."""
     known = {id(v) for v in optimizer._trainable_variables}

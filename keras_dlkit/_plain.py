@@ -45,6 +45,7 @@ def optimizer(model, network):
         with _keras.strategy_scope(network):
             copy.build(network.trainable_variables)
         _copy_state(plain, copy, network.trainable_variables)
+    _keras.copy_exclusions(plain, copy)
     return copy
 
 

@@ -19,7 +19,7 @@ def check_patterns(include, exclude, paths=None, functions=False):
         if value is None or (functions and callable(value)):
             continue
         try:
-            re.compile(value)
+            re.search(value, "")
         except (re.error, TypeError) as error:
             raise ValueError(
                 f"`{name}` must be {expected}. Received: {name}={value!r}"

@@ -7,6 +7,7 @@ from keras_dlkit._recorded_loss import outputs_of
 from keras_dlkit._recorded_loss import record
 from keras_dlkit._recorded_loss import recorded
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
+from keras_dlkit.optimizers.masked import Masked
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
 from keras_dlkit.optimizers.wrapper_optimizer import innermost
 
@@ -27,15 +28,32 @@ def prepare(model, arguments):
         return
     optimizer = arguments["optimizer"]
     if optimizer.built and not _keras.applies_to(optimizer, weights):
-        optimizer = type(optimizer).from_config(optimizer.get_config())
+        optimizer = _begun_anew(optimizer, model)
         arguments["optimizer"] = optimizer
         warnings.warn(
             f"{type(weighting).__name__} has weights that the optimizer was "
-            "not built for: it starts anew, with its settings and without its "
-            "state. Attach before `fit` to avoid that.",
+            "not built for: it starts anew, with its settings and masks and "
+            "without its state. Attach before `fit` to avoid that.",
             stacklevel=4,
         )
     spare(weighting, optimizer)
+
+
+def _begun_anew(optimizer, model):
+    """The optimizer without its state, built for all weights of the model.
+
+    What it leaves alone is no state: masks, and what it does not decay.
+    """
+    fresh = type(optimizer).from_config(optimizer.get_config())
+    with model.creation_scope():
+        fresh.build(model.trainable_variables)
+    _keras.copy_exclusions(innermost(optimizer), innermost(fresh))
+    old, new = (find_wrapper(o, Masked) for o in (optimizer, fresh))
+    if old is not None:
+        new.set_masks(
+            {path: m for path, m in old.masks.items() if path in new.masks}
+        )
+    return fresh
 
 
 def spare(weighting, optimizer):

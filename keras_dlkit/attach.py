@@ -18,6 +18,7 @@ from keras_dlkit._admission import check_losses
 from keras_dlkit._admission import check_model
 from keras_dlkit._admission import check_optimizer
 from keras_dlkit._admission import check_parts
+from keras_dlkit._admission import check_penalties
 from keras_dlkit._admission import delegates
 from keras_dlkit._admission import drop_second_scaler
 from keras_dlkit._admission import is_hub_task
@@ -216,6 +217,7 @@ class Attached(TrainStep, Answers, keras.Model):
     # Compilation.
 
     def compile(self, *args, **kwargs):
+        check_penalties(self.parts, self.model)
         if self._delegates or own(self.model, HONOURED):
             # A signature of its own, or losses that its own methods use.
             self.model.compile(*args, **kwargs)
@@ -224,12 +226,11 @@ class Attached(TrainStep, Answers, keras.Model):
             self._compile(**_bound(keras.Model.compile, self, args, kwargs))
 
     def _compile(self, **arguments):
-        arguments["optimizer"] = keras.optimizers.get(arguments["optimizer"])
+        optimizer = keras.optimizers.get(arguments["optimizer"])
+        arguments["optimizer"] = optimizer
         check_losses(self.parts, arguments, outputs_of(self.model))
-        check_optimizer(self.parts, arguments["optimizer"])
-        if find_wrapper(
-            arguments["optimizer"], keras.optimizers.LossScaleOptimizer
-        ):
+        check_optimizer(self.parts, optimizer)
+        if find_wrapper(optimizer, keras.optimizers.LossScaleOptimizer):
             # There may be one inside of a wrapper, where Keras does not look.
             arguments["auto_scale_loss"] = False
         if self.task_weighting is not None:
@@ -239,6 +240,7 @@ class Attached(TrainStep, Answers, keras.Model):
             self.attached_optimizer.claim()
 
     def _take_over_or_refuse(self, source):
+        check_penalties(self.parts, self.model)
         if source.compiled:
             try:
                 self._take_over(source)

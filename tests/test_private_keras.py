@@ -308,6 +308,18 @@ def test_excluded_variables_join_those_excluded_before():
     assert (a, b) == (1.0, 1.0) and c < 0.95
 
 
+def test_exclusions_are_copied():
+    weights = [keras.Variable(ops.ones(()), name=name) for name in "abc"]
+    old, new = (keras.optimizers.SGD(1e-6, weight_decay=1e5) for _ in "12")
+    old.exclude_from_weight_decay(weights[:1], ["b"])
+    for optimizer in (old, new):
+        optimizer.build(weights)
+    _keras.copy_exclusions(old, new)
+    new.apply([ops.zeros(()) for _ in weights], weights)
+    a, b, c = (float(ops.convert_to_numpy(w)) for w in weights)
+    assert (a, b) == (1.0, 1.0) and c < 0.95
+
+
 def test_what_an_optimizer_applies_to():
     known, other = (keras.Variable(ops.ones(())) for _ in range(2))
     optimizer = keras.optimizers.SGD(0.1)

@@ -12,6 +12,8 @@ from keras_dlkit.losses.soft_optimal_uncertainty_weighting import (
 )
 from keras_dlkit.losses.task_weighting import TaskWeighting
 
+LARGEST_RATIO = 10.0
+
 LIU_S = Paper(
     "End-to-End Multi-Task Learning with Attention",
     "Shikun Liu and Edward Johns and Andrew J. Davison",
@@ -43,7 +45,8 @@ class DynamicWeightAverage(TaskWeighting):
 
     `fit` keeps count of the epochs; in a loop of your own call `set_epoch`.
     A step whose losses are not finite does not count. Mean losses below `1e-8`
-    are taken as that; `fit` warns once of negative losses.
+    are taken as that, and ratios above 10 as 10, so that a loss that leaves
+    zero does not take all weight; `fit` warns once of negative losses.
 
     State: layer weights, the mean losses of this epoch and the two before; not
         trainable.
@@ -100,7 +103,7 @@ class DynamicWeightAverage(TaskWeighting):
         means = np.maximum(means, SMALLEST)
         last = ops.convert_to_numpy(self.last_means)
         if ops.convert_to_numpy(self.epochs):
-            self.ratios.assign(means / last)
+            self.ratios.assign(np.minimum(means, LARGEST_RATIO * last) / last)
         self.last_means.assign(means)
         self.epochs.assign(ops.convert_to_numpy(self.epochs) + 1)
         self.total.assign(0.0 * means)

@@ -90,9 +90,7 @@ class FAMO(TaskWeighting):
             "learning_rate", learning_rate, at_least=0
         )
         self.decay = _checks.check_number("decay", decay, at_least=0)
-        self.lower_bounds = dict(lower_bounds or {})
-        for bound in self.lower_bounds.values():
-            _checks.check_number("lower_bounds", bound)
+        self.lower_bounds = _checked_bounds(lower_bounds)
 
     def bind(self, keys, aliases):
         super().bind(keys, aliases)
@@ -148,3 +146,16 @@ class FAMO(TaskWeighting):
             "decay": self.decay,
             "lower_bounds": list(self.lower_bounds.items()),
         }
+
+
+def _checked_bounds(bounds):
+    try:
+        bounds = dict(bounds or {})  # pairs, in a config
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "`lower_bounds` must be a dict from each task to a number. "
+            f"Received: lower_bounds={bounds!r} of type {type(bounds)}"
+        ) from error
+    for bound in bounds.values():
+        _checks.check_number("lower_bounds", bound)
+    return bounds

@@ -36,7 +36,8 @@ class TaskWeighting(keras.layers.Layer):
     Cost: that of `weigh`, on a vector with an entry a task.
 
     Raises:
-        ValueError: In `compile`, where `tasks` are not the outputs that have a
+        TypeError: At construction, for `tasks` that are no such list.
+        ValueError: In `compile`, where they are not the outputs that have a
             loss.
 
     Example:
@@ -81,7 +82,7 @@ class TaskWeighting(keras.layers.Layer):
         self._keys: tuple = ()
         self.names: tuple = ()
         if tasks is not None:
-            self._set_tasks(list(tasks))
+            self._set_tasks(_checked_tasks(tasks))
 
     # What a weighting is.
 
@@ -241,3 +242,14 @@ class TaskWeighting(keras.layers.Layer):
     def get_config(self):
         tasks = None if self.tasks is None else list(self.tasks)
         return {"tasks": tasks, "name": self.name}
+
+
+def _checked_tasks(tasks):
+    if not isinstance(tasks, (list, tuple)) or not all(
+        isinstance(task, (str, int)) for task in tasks
+    ):
+        raise TypeError(
+            "`tasks` must be a list of names or indices of outputs. "
+            f"Received: tasks={tasks!r} of type {type(tasks)}"
+        )
+    return list(tasks)

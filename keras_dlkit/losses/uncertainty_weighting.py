@@ -46,9 +46,11 @@ class UncertaintyWeighting(TaskWeighting):
             place of \(s_k / 2\), never negative.
         initial_log_variance: Float within `bounds`, or a dict with one an
             output. Where \(s_k\) starts.
-        bounds: Pair of floats `(low, high)`. After each step \(s_k\) is put
-            back between them: a task whose loss goes to zero would take it,
-            and its weight, to infinity.
+        bounds: Pair of floats `(low, high)` between -80 and 80. After each step
+            \(s_k\) is put back between them: a task whose loss goes to zero
+            would take it, and its weight, to infinity. What an optimizer with
+            `use_ema` puts in its place may be beyond them by a step: it
+            averages before.
         name: String. The name of the layer.
 
     `.log_variances` has the `keras.Variable` of each output. They are float32
@@ -197,7 +199,11 @@ def _check_bounds(bounds):
             "`bounds` must be `(low, high)`, of log-variances. "
             f"Received: bounds={bounds!r}"
         )
-    low, high = (_checks.check_number("bounds", bound) for bound in bounds)
+    # Beyond these the weights overflow in float32.
+    low, high = (
+        _checks.check_number("bounds", bound, at_least=-80, at_most=80)
+        for bound in bounds
+    )
     if low >= high:
         raise ValueError(
             "`bounds` must be `(low, high)` with low < high. "

@@ -42,7 +42,8 @@ def compressive_energy(
     Args:
         kernel: Float tensor or variable of two axes or more, with `d` weights
             a neuron.
-        projections: Float tensor `(m, d, p)`.
+        projections: Float tensor `(m, d, p)`. On a line, with `p` of 1, there
+            are no directions: the energy is 0.
         power: As in `hyperspherical_energy`.
         half_space: As in `hyperspherical_energy`.
         angular: As in `hyperspherical_energy`.
@@ -54,7 +55,9 @@ def compressive_energy(
     Raises:
         TypeError, ValueError: As `hyperspherical_energy`.
 
-    The `m` matrices of `n x n` cosines are in memory at once.
+    The `m` matrices of `n x n` cosines are in memory at once. Values and
+    gradients are finite, and the gradient written out, as in
+    `hyperspherical_energy`.
 
     Example:
 
@@ -70,7 +73,7 @@ def compressive_energy(
     References:
         - [Lin et al., 2020](https://arxiv.org/abs/1906.04892)
     """
-    check_energy(power, axis, 0.0, None)
+    check_energy(power, half_space, angular, axis)
     rows = kernel_rows(ops.convert_to_tensor(kernel), axis)
     projected = ops.matmul(rows[None], ops.cast(projections, rows.dtype))
     settings = {"power": power, "half_space": half_space, "angular": angular}

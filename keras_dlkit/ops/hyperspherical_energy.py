@@ -74,7 +74,8 @@ def hyperspherical_energy(
 
     Returns:
         Scalar tensor: float32, whatever the dtype of the kernel (float64 for
-        float64). 0 for a single neuron, which has no pair.
+        float64). 0 for a single neuron, which has no pair, and for neurons of
+        a single weight, which all lie on one line.
 
     Raises:
         TypeError, ValueError: For arguments out of range, for axes that the
@@ -101,11 +102,10 @@ def hyperspherical_energy(
     References:
         - [Liu et al., 2018](https://arxiv.org/abs/1805.09298)
     """
-    check_energy(power, axis, epsilon, block_size)
+    check_energy(power, half_space, angular, axis, epsilon, block_size)
     vectors = kernel_rows(ops.convert_to_tensor(kernel), axis)
-    neurons = vectors.shape[0]
-    if neurons == 1:
-        return ops.sum(vectors[1:])
+    if 1 in vectors.shape:
+        return ops.sum(vectors[1:, 1:])
     vectors = _directions(vectors, epsilon)
     settings = {"power": power, "half_space": half_space, "angular": angular}
     total = _pair_sum(vectors, settings, block_size, has_unit_rows=not epsilon)
@@ -115,13 +115,10 @@ def hyperspherical_energy(
 def mean_energy(vectors, settings):
     """The mean energy of many sets of vectors, `(sets, neurons, weights)`."""
     sets, neurons, dimension = vectors.shape
-    if neurons == 1:
-        return ops.sum(vectors[:, 1:])
+    if 1 in (neurons, dimension):
+        return ops.sum(vectors[:, 1:, 1:])
     vectors = _directions(vectors, 0.0)
-    cosine = vectors @ ops.transpose(vectors, (0, 2, 1))
-    # Each pair is there twice, and each vector with itself.
-    weights = 0.5 * (1.0 - ops.eye(neurons, dtype=vectors.dtype))
-    total = ops.sum(weights * _energy(cosine, **settings))
+    total = _pair_sum(vectors, settings, neurons, has_unit_rows=True)
     all_vectors = ops.reshape(vectors, (sets * neurons, dimension))
     return _mean_of_pairs(total, all_vectors, 0.0, settings, sets)
 
@@ -138,8 +135,13 @@ def _mean_of_pairs(total, vectors, epsilon, settings, sets=1):
     return total * (2 / pairs) + own
 
 
-def check_energy(power, axis, epsilon, block_size):
+def check_energy(
+    power, half_space, angular, axis=-1, epsilon=0.0, block_size=None
+):
     _checks.check_one_of("power", power, POWERS)
+    _checks.check_count("power", power, at_least=0)  # no boolean
+    _checks.check_one_of("half_space", half_space, (False, True))
+    _checks.check_one_of("angular", angular, (False, True))
     for entry in axis if isinstance(axis, (tuple, list)) else (axis,):
         _checks.check_count("axis", entry, at_least=-math.inf)
     _checks.check_number("epsilon", epsilon, at_least=0)
@@ -186,8 +188,11 @@ def _directions(vectors, epsilon):
 
 
 def _pair_sum(vectors, settings, block_size, has_unit_rows):
-    """Sum of the energy over pairs of rows; see `_energy`."""
-    neurons = vectors.shape[0]
+    """Sum of the energy over pairs of rows; see `_energy`.
+
+    Of several sets of rows, `(sets, neurons, weights)`, in one block.
+    """
+    neurons = vectors.shape[-2]
     blocks = -(-neurons // min(block_size or BLOCK_SIZE, neurons))
     energy, gradient = (
         _of_one_block(settings, has_unit_rows)
@@ -212,7 +217,7 @@ def _of_one_block(settings, has_unit_rows):
     """The sum, and its gradient over the power, as functions of all rows."""
 
     def cosines(vectors):
-        return vectors @ ops.transpose(vectors)
+        return vectors @ ops.swapaxes(vectors, -1, -2)
 
     def energy(vectors):
         return ops.sum(ops.tril(_energy(cosines(vectors), **settings), -1))
@@ -220,7 +225,7 @@ def _of_one_block(settings, has_unit_rows):
     def gradient(vectors):
         slope = _slope(cosines(vectors), **settings)
         if not has_unit_rows:  # of those a row has no slope to itself
-            slope *= 1.0 - ops.eye(vectors.shape[0], dtype=vectors.dtype)
+            slope *= 1.0 - ops.eye(vectors.shape[-2], dtype=vectors.dtype)
         return slope @ vectors
 
     return energy, gradient

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_dlkit import _checks
+from keras_dlkit import _keras
 from keras_dlkit import _selection
 from keras_dlkit._export import export
 from keras_dlkit._papers import cites
@@ -41,7 +42,7 @@ class CompressiveEnergy(WeightPenalty):
 
     Args:
         factor: Float, at least 0. Defaults to `1.0`, the authors'.
-        dimension: Integer, at least 1. The columns of a projection. Defaults
+        dimension: Integer, at least 2. The columns of a projection. Defaults
             to `40`.
         projections: Integer, at least 1. \(m\). Defaults to `20`.
         power: As in `HypersphericalEnergy`.
@@ -65,7 +66,11 @@ class CompressiveEnergy(WeightPenalty):
 
     Raises:
         TypeError, ValueError: At construction, for arguments out of range and
-            patterns that are none; in the first step, where no kernel is left.
+            patterns that are none; where no kernel is left, in `attach` and
+            `compile`, or in the first step of a model that is not built.
+
+    Once the model is built the kernels are chosen, and stay so until the next
+    `compile`.
 
     Example:
 
@@ -101,11 +106,11 @@ class CompressiveEnergy(WeightPenalty):
     ):
         super().__init__(name=name)
         self.factor = _checks.check_number("factor", factor, at_least=0)
-        self.dimension = _checks.check_count("dimension", dimension, at_least=1)
+        self.dimension = _checks.check_count("dimension", dimension, at_least=2)
         self.projections = _checks.check_count(
             "projections", projections, at_least=1
         )
-        check_energy(power, -1, 0.0, None)
+        check_energy(power, half_space, angular)
         self.settings: dict[str, Any] = {
             "power": power,
             "half_space": bool(half_space),
@@ -116,13 +121,17 @@ class CompressiveEnergy(WeightPenalty):
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
 
+    def check_model(self, model):
+        vars(self).pop("_chosen", None)
+        if model.built:
+            self._kernels(model)
+
     def penalty(self, model):
-        kernels = selected_kernels(model, self.include, self.exclude)
         if self.factor == 0:
             return keras.ops.zeros(())
         energies = [
             self._projected_energy(_value(k), k.axis)
-            for k in kernels
+            for k in self._kernels(model)
             if _is_trained(k)
         ]
         if not energies:
@@ -135,9 +144,19 @@ class CompressiveEnergy(WeightPenalty):
             k.path: hyperspherical_energy(
                 _value(k), axis=k.axis, **self.settings
             )
-            for k in selected_kernels(model, self.include, self.exclude)
+            for k in self._kernels(model)
             if _is_trained(k)
         }
+
+    def _kernels(self, model):
+        """Those of the model that are chosen, looked for once it is built."""
+        known, kernels = vars(self).get("_chosen", (None, None))
+        if known is not model:
+            kernels = selected_kernels(model, self.include, self.exclude)
+            if _keras.is_built_throughout(model):
+                # Past `__setattr__`, which would make the model a part of it.
+                vars(self)["_chosen"] = model, kernels
+        return kernels
 
     def _projected_energy(self, value, axis):
         weights = kernel_rows(value, axis).shape[1]

@@ -83,9 +83,11 @@ class HypersphericalEnergy(keras.Regularizer):
     The energy is computed in float32 whatever the dtype policy, and is finite
     with finite gradients for every finite kernel. Hardware that multiplies
     float32 matrices in a lower precision by default (TF32) does so here too.
-    A layer with a single neuron has an energy of 0.
+    A layer with a single neuron has an energy of 0, and one whose neurons have
+    a single weight each.
 
-    Under LoRA, `regularize` makes it the energy of the kernel in effect.
+    Under LoRA, `regularize` makes it the energy of the kernel in effect; of one
+    that is quantized there is none, for its factors are small beside it.
     Given as `kernel_regularizer=` alone, Keras applies it to the two factors,
     where it has no such meaning: call `regularize` after `enable_lora`.
 
@@ -123,8 +125,14 @@ class HypersphericalEnergy(keras.Regularizer):
     ):
         self.factor = _checks.check_number("factor", factor, at_least=0)
         self.axis = _standardized_axis(axis)
-        for entry in self._axes():
-            check_energy(power, entry, epsilon, block_size)
+        axes = list(self.axis.values()) if self._is_table() else [self.axis]
+        if not axes or () in axes:
+            raise ValueError(
+                "`axis` must name one axis or more, or be a dictionary of "
+                f"such axes by shapes. Received: axis={axis}"
+            )
+        for entry in axes:
+            check_energy(power, half_space, angular, entry, epsilon, block_size)
         self.power = power
         self.half_space = bool(half_space)
         self.angular = bool(angular)
@@ -172,9 +180,6 @@ class HypersphericalEnergy(keras.Regularizer):
             is_second = x is second or x is second.value
         return kernel_in_effect(self._layer) if is_second else None
 
-    def _axes(self):
-        return self.axis.values() if self._is_table() else [self.axis]
-
     def axis_of(self, kernel: Any) -> Any:
         """The neuron axes of this kernel; `None` where it stays out."""
         if self._is_table():
@@ -204,10 +209,13 @@ def has_lora(layer):
 
 
 def kernel_in_effect(layer):
-    """The kernel under LoRA, in float32, where the layer's is rounded."""
+    """The kernel under LoRA, in float32, where the layer's is rounded.
+
+    `None` where it is quantized: Keras gives the codes, not the values.
+    """
     kernel, first, second = _lora_parts(layer)
-    if "float" not in kernel.dtype:  # quantized
-        return layer.kernel if kernel.name == "kernel" else layer.embeddings
+    if "float" not in kernel.dtype:
+        return None
     scale = layer.lora_alpha / layer.lora_rank
     update = scale * ops.matmul(first, second)
     return ops.cast(kernel, update.dtype) + update

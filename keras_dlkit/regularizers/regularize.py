@@ -1,6 +1,7 @@
 """Regularizers on the kernels of a model that is there already."""
 
 import dataclasses
+import math
 import re
 import warnings
 
@@ -49,7 +50,8 @@ def regularize(
     Every layer of `keras.layers` that has kernels is known, its subclasses
     and those inside of other layers too, and each kernel gets the regularizer
     with the neuron axis that is right for it. What it had, as an L2, stays
-    beside it; an energy of an earlier call is replaced. Kernels of layers that
+    beside it; an energy of an earlier call is replaced. Kernels with a single
+    weight a neuron, and quantized ones, are left out. Kernels of layers that
     are not Keras's are not known: give these the regularizer by
     `layer.weight.regularizer = HypersphericalEnergy(axis=...)`.
 
@@ -192,9 +194,10 @@ class Kernel:
 
     @property
     def has_neurons(self):
-        """Whether there are neuron axes, and weights beside them."""
+        """Whether there are neuron axes, and several weights beside them."""
         axes = self.axis if isinstance(self.axis, tuple) else (self.axis,)
-        return 0 < len(axes) < len(self.variable.shape)
+        neurons = math.prod(self.variable.shape[axis] for axis in axes)
+        return len(axes) > 0 and math.prod(self.variable.shape) > neurons
 
 
 def _kernels(layer):

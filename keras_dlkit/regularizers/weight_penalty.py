@@ -46,6 +46,9 @@ class WeightPenalty(keras.layers.Layer):
         super().__init__(dtype="float32", autocast=False, name=name)
         self.built = True
 
+    def check_model(self, model: keras.Model) -> None:
+        """Raises, in `attach` and `compile`, for a model it is not for."""
+
     def penalty(self, model: keras.Model) -> Any:
         """What is added to the loss, a scalar.
 

@@ -340,20 +340,40 @@ def test_detached_the_optimizer_goes_on():
 
 
 @slow_to_compile
-def test_of_a_trained_model():
-    """Its optimizer knows nothing of log-variances: it starts anew."""
+@pytest.mark.parametrize("name", ["masked", "multi"])
+def test_of_a_trained_model(name):
+    """Its optimizer knows nothing of log-variances: it starts anew.
+
+    Then, and where it is plain again, it spares and prunes what it did.
+    """
+    if name not in WRAPPED:
+        pytest.skip("no MultiOptimizer")
     x, a, b = reference.data()
     net = reference.network()
-    net.compile(keras.optimizers.Adam(0.01), loss={"a": "mse", "b": "mse"})
+    spared, decayed = (net.get_layer(key).kernel for key in "ab")
+    inner = decaying("AdamW")
+    inner.exclude_from_weight_decay([spared])
+    optimizer = WRAPPED[name](inner)
+    net.compile(optimizer, loss={"a": "mse", "b": "mse"})
+    optimizer.build(net.trainable_variables)
+    if name == "masked":
+        optimizer.set_masks({spared.path: np.array([[0], [1], [1]])})
     net.fit(x, {"a": a, "b": b}, verbose=0)
+    before = [ops.convert_to_numpy(w).copy() for w in (spared, decayed)]
     with (
         pytest.warns(UserWarning, match="took over"),
         pytest.warns(UserWarning, match="starts anew"),
     ):
         model = dlkit.attach(net, UncertaintyWeighting(KINDS))
     fit(model)
-    rate = ops.convert_to_numpy(model.optimizer.learning_rate)
-    assert rate == pytest.approx(0.01)
+    if name == "masked":
+        assert ops.convert_to_numpy(spared)[0] == 0
+        rate = ops.convert_to_numpy(model.optimizer.learning_rate)
+        assert rate == pytest.approx(1e-6)
+    dlkit.detach(model).fit(x, {"a": a, "b": b}, verbose=0)
+    after = [ops.convert_to_numpy(w) for w in (spared, decayed)]
+    np.testing.assert_allclose(after[0], before[0], atol=1e-3)
+    assert np.abs(after[1]).max() < 0.98 * np.abs(before[1]).max()
 
 
 @slow_to_compile

@@ -261,17 +261,21 @@ def test_famo_learns_from_updates_alone():
 
 
 def test_the_average_of_losses_that_are_zero():
-    """One that stays there is like one that stays anywhere."""
+    """One that stays there is like one that stays anywhere.
+
+    One that leaves it has a ratio of 10.
+    """
     part = W.DynamicWeightAverage(["a", "b"])
     weights = []
     for epoch, losses in enumerate(
-        [[0.0, 2.0], [0.0, 1.0], [0.5, 1.0], [1, 1]]
+        [[0.0, 2.0], [0.0, 1.0], [1e33, 1.0], [1, 1]]
     ):
         part.set_epoch(epoch)
         weights.append(
             ops.convert_to_numpy(part.weigh(ops.convert_to_tensor(losses)))
         )
-    expected = [1.0, 1.0], [1.0, 1.0], 2 * softmax([0.5, 0.25]), [2.0, 0.0]
+    ratios = [[1.0, 1.0], [1.0, 1.0], [1.0, 0.5], [10.0, 1.0]]
+    expected = [2 * softmax(np.array(r) / 2.0) for r in ratios]
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
 
 
@@ -387,6 +391,10 @@ def test_tasks_are_the_outputs():
         ),
         (lambda: W.UncertaintyWeighting(KINDS, bounds=3.0), "low, high"),
         (
+            lambda: W.UncertaintyWeighting(KINDS, bounds=(-200.0, 0.0)),
+            "at least -80.*-200",
+        ),
+        (
             lambda: W.UncertaintyWeighting(KINDS, initial_log_variance=9.0),
             "Widen `bounds`",
         ),
@@ -402,6 +410,11 @@ def test_tasks_are_the_outputs():
         ),
         (lambda: W.DynamicWeightAverage(temperature=-1.0), "at least 0"),
         (lambda: W.FAMO(learning_rate=-1.0), "at least 0"),
+        (lambda: W.FAMO(lower_bounds=[1]), "must be a dict"),
+        *(
+            (lambda tasks=tasks: W.EqualWeighting(tasks), "must be a list")
+            for tasks in ("a", [["a"]], 3)
+        ),
         (lambda: compiled(W.FAMO(lower_bounds={"a": 0.0})), "each of"),
         (
             lambda: compiled(

@@ -17,7 +17,7 @@ KERNEL = RNG.normal(size=(9, 5))
 PROJECTIONS = RNG.normal(size=(3, 9, 4))
 
 
-def energy(columns, power, half_space):
+def energy(columns, power, half_space, angular=False):
     """All pairs of columns, and of their negatives, one by one."""
     u = columns / np.linalg.norm(columns, axis=0)
     if half_space:
@@ -27,26 +27,34 @@ def energy(columns, power, half_space):
     for i in range(count):
         for j in range(i):
             d = np.linalg.norm(u[:, i] - u[:, j])
+            if angular:
+                d = np.arccos(np.clip(u[:, i] @ u[:, j], -1, 1)) / np.pi
             terms.append(d**-power if power else -np.log(d))
     return np.mean(terms)
 
 
-def expected(kernel, power=2, half_space=True):
-    return np.mean(
-        [energy(p.T @ kernel, power, half_space) for p in PROJECTIONS]
-    )
+def expected(kernel, **arguments):
+    return np.mean([energy(p.T @ kernel, **arguments) for p in PROJECTIONS])
+
+
+def ours(**arguments):
+    def function(kernel):
+        matrices = ops.convert_to_tensor(PROJECTIONS, "float32")
+        return dlkit.ops.compressive_energy(kernel, matrices, **arguments)
+
+    return differentiated(function)
 
 
 @pytest.mark.parametrize("power", [0, 1, 2])
 @pytest.mark.parametrize("half_space", [False, True])
-def test_value_and_gradient(power, half_space):
-    arguments = {"power": power, "half_space": half_space}
-
-    def ours(kernel):
-        matrices = ops.convert_to_tensor(PROJECTIONS, "float32")
-        return dlkit.ops.compressive_energy(kernel, matrices, **arguments)
-
-    value, gradient = differentiated(ours)(KERNEL)
+@pytest.mark.parametrize("angular", [False, True])
+def test_value_and_gradient(power, half_space, angular):
+    arguments = {
+        "power": power,
+        "half_space": half_space,
+        "angular": angular,
+    }
+    value, gradient = ours(**arguments)(KERNEL)
     assert value == pytest.approx(expected(KERNEL, **arguments), rel=1e-5)
     slopes = central_differences(lambda k: expected(k, **arguments), KERNEL)
     np.testing.assert_allclose(gradient, slopes, rtol=1e-3, atol=1e-5)
@@ -66,15 +74,21 @@ def test_one_projection_that_keeps_all_is_the_energy_itself():
 
 def test_degenerate_kernels_are_finite():
     for kernel in (np.ones((9, 5)), np.zeros((9, 5)), 1e20 * KERNEL):
-        value, gradient = differentiated(
-            lambda k: dlkit.ops.compressive_energy(
-                k, ops.convert_to_tensor(PROJECTIONS, "float32")
-            )
-        )(kernel)
+        value, gradient = ours()(kernel)
         assert np.isfinite(value) and np.isfinite(gradient).all()
+    opposite = np.concatenate([KERNEL, -KERNEL], axis=1)
+    for half_space in (False, True):
+        arguments = {"half_space": half_space, "angular": True}
+        value, gradient = ours(**arguments)(opposite)
+        assert np.isfinite(value) and np.isfinite(gradient).all()
+        if not half_space:
+            right = expected(opposite, power=2, **arguments)
+            assert value == pytest.approx(right, rel=1e-5)
     single = ops.convert_to_tensor(KERNEL[:, :1], "float32")
     matrices = ops.convert_to_tensor(PROJECTIONS, "float32")
     assert float(dlkit.ops.compressive_energy(single, matrices)) == 0.0
+    kernel = ops.convert_to_tensor(KERNEL, "float32")  # projected on a line
+    assert float(dlkit.ops.compressive_energy(kernel, matrices[..., :1])) == 0.0
 
 
 X = RNG.normal(size=(12, 9)).astype("float32")
@@ -209,13 +223,39 @@ def test_layers_that_are_not_built_stay_out():
 def test_bad_input():
     for arguments in (
         {"factor": -1.0},
-        {"dimension": 0},
+        {"dimension": 1},
         {"projections": 0},
         {"power": 3},
+        {"half_space": "no"},
         {"include": "("},
+        {"include": b"a"},
         {"exclude": len},
     ):
         with pytest.raises(ValueError, match="Received"):
             CompressiveEnergy(**arguments)
-    with pytest.raises(ValueError, match="at least one kernel"):
-        fit(compiled(part(include="nothing")))
+    net = keras.Sequential([layers.Dense(3)])
+    late = dlkit.attach(net, part(include="nothing"))
+    late.compile("sgd", "mse")
+    net.build((None, 9))
+    for action in (
+        lambda: dlkit.attach(net, part(include="nothing")),
+        lambda: late.compile("sgd", "mse"),
+    ):
+        with pytest.raises(
+            ValueError, match="^`include`.* at least one kernel"
+        ):
+            action()
+
+
+def test_kernels_are_looked_for_once():
+    model = compiled(part())
+    (energy,) = model.parts
+    fit(model, 1)
+    assert energy._kernels(model.model) is energy._kernels(model.model)
+    assert set(energy.energies(model.model)) == {
+        model.get_layer(name).kernel.path for name in ("hidden", "output")
+    }
+    assert energy._flatten_layers(include_self=False) == []
+    energy.include = "output"  # what `compile` sees
+    model.compile("sgd", "mse")
+    assert len(energy.energies(model.model)) == 1

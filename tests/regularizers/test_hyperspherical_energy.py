@@ -270,6 +270,11 @@ def test_reload_in_a_fresh_process(tmp_path):
         ({"factor": -1.0}, "`factor`.*-1.0"),
         ({"factor": float("nan")}, "`factor`.*nan"),
         ({"power": 3}, "`power` must be one of.*3"),
+        ({"half_space": "no"}, "`half_space` must be one of.*no"),
+        ({"angular": None}, "`angular` must be one of.*None"),
+        ({"axis": ()}, "`axis` must name.*axis=()"),
+        ({"axis": {}}, "`axis` must name.*axis={}"),
+        ({"axis": {(2, 3): ()}}, "`axis` must name"),
         ({"epsilon": -1}, "`epsilon`.*-1"),
         ({"block_size": 0}, "`block_size`.*0"),
     ],
@@ -281,7 +286,12 @@ def test_bad_values(arguments, message):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"factor": "1"}, {"axis": None}, {"axis": {(2, 3): "last"}}],
+    [
+        {"factor": "1"},
+        {"power": True},
+        {"axis": None},
+        {"axis": {(2, 3): "last"}},
+    ],
 )
 def test_bad_types(arguments):
     with pytest.raises(TypeError, match=next(iter(arguments))):

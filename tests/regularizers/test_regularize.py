@@ -245,6 +245,14 @@ def test_an_einsum_without_neurons_is_left_out(equation, output_shape):
     assert [path for path in regularize(model, Energy())] == ["dense/kernel"]
 
 
+def test_kernels_with_one_weight_a_neuron_are_left_out():
+    x = keras.Input((4, 4, 1))
+    h = layers.DepthwiseConv2D(1)(layers.DepthwiseConv2D(2)(x))
+    model = keras.Model(x, layers.Dense(5)(h))
+    (path,) = regularize(model, Energy())
+    assert path == model.layers[1].kernel.path
+
+
 def test_quantized_kernels_are_left_out():
     model = network()
     model.layers[0].quantize("int8")
@@ -507,6 +515,20 @@ def test_under_lora_with_factors_of_one_shape(policy):
     net.compile(keras.optimizers.SGD(0.0), loss=lambda y, p: 0.0 * p)
     loss = net.train_on_batch(np.ones((2, 4)), np.ones((2, 4)))
     assert loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("lora_first", [True, False])
+def test_under_lora_a_quantized_kernel_has_no_energy(lora_first):
+    net = keras.Sequential([keras.Input((9,)), layers.Dense(5)])
+    (dense,) = net.layers
+    regularize(net, Energy())
+    if lora_first:
+        dense.enable_lora(2)
+    dense.quantize("int8")
+    if not lora_first:
+        dense.enable_lora(2)
+    assert dense.lora_kernel_b.trainable
+    assert sum(numbers(net.losses)) == 0
 
 
 def test_training_under_lora_lowers_the_energy():
