@@ -17,6 +17,17 @@ from keras_dlkit.ops.batch_ensemble import batch_ensemble
 OWN = ("bias", "gamma", "beta", "scale", "moving_mean", "moving_variance")
 
 
+def _for_each(function, joined):
+    """`function` of the weight of each member by itself."""
+    return lambda weight: joined(
+        [function(own) for own in ops.unstack(ops.convert_to_tensor(weight))]
+    )
+
+
+def _mean(penalties):
+    return sum(penalties) / len(penalties)
+
+
 @cites(WEN)
 class MemberLayer:
     """Mixed in before a layer of Keras, whose small weights it multiplies.
@@ -53,6 +64,12 @@ class MemberLayer:
         if name not in OWN:
             return super().add_weight(shape, *args, name=name, **kwargs)
         shape = (self.ensemble_size, *shape)
+        # What a plain layer says of its weight is said of each member's. The
+        # penalty is their mean, as the loss is.
+        for option, joined in (("regularizer", _mean), ("constraint", ops.stack)):
+            function = kwargs.get(option)
+            if function is not None:
+                kwargs[option] = _for_each(function, joined)
         variable = super().add_weight(shape, *args, name=name, **kwargs)
         return self._tagged(variable)
 

@@ -284,6 +284,45 @@ def test_the_loss_is_the_mean_of_losses_never_that_of_the_mean(
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)
 
 
+def penalized():
+    l2, norm = keras.regularizers.L2(0.1), keras.constraints.MaxNorm(0.5)
+    return keras.Sequential(
+        [
+            keras.Input((5,)),
+            layers.Dense(4, bias_regularizer=l2, bias_constraint=norm),
+            layers.BatchNormalization(
+                gamma_regularizer=l2,
+                beta_regularizer=l2,
+                gamma_constraint=norm,
+            ),
+            layers.LayerNormalization(beta_regularizer=l2),
+            layers.EinsumDense(
+                "ab,bc->ac", 3, bias_axes="c", bias_regularizer=l2
+            ),
+        ]
+    )
+
+
+def test_penalties_and_constraints_are_those_of_each_member():
+    x = data()[0]
+    model = ensemble(penalized(), "mse")
+    rng = np.random.default_rng(1)
+    for v in model.trainable_weights:
+        v.assign(v + rng.normal(0.5, 0.5, v.shape).astype("float32"))
+    plain = model.fold()
+    # Of each a step of no length, which constrains.
+    for each in (model, *plain):
+        each.compile(keras.optimizers.SGD(0.0), "mse")
+    found, *losses = (
+        float(np.ravel(each.train_on_batch(x, x[:, :3]))[0])
+        for each in (model, *plain)
+    )
+    np.testing.assert_allclose(found, np.mean(losses), rtol=1e-5)
+    for constrained, each in zip(model.fold(), plain):
+        for a, b in zip(arrays(constrained.weights), arrays(each.weights)):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_metrics_and_evaluation_are_those_of_the_average():
     x, y, sample_weight = data(12)
     model = ensemble()
