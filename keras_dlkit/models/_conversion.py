@@ -64,7 +64,7 @@ def converted(model, copy_weights, shared, options):
             return _models.same(layer)
 
     def copy(layer, new):
-        if not copy_weights and layer.trainable_weights:
+        if not copy_weights and _is_trained(layer):
             return  # what is not trained would stay as it was made
         if isinstance(new, MemberLayer) and type(layer) is not type(new):
             new.take_weights(layer)
@@ -96,9 +96,16 @@ def _changes(layer, shared):
     return (
         isinstance(layer, keras.layers.Layer)
         and not isinstance(layer, MemberLayer)
-        and bool(layer.trainable_weights)
+        and _is_trained(layer)
         and not (shared is not None and re.search(shared, layer.name))
     )
+
+
+def _is_trained(layer):
+    """Whether training changes it: the statistics of a batch do, too."""
+    if isinstance(layer, keras.layers.BatchNormalization):
+        return layer.trainable
+    return bool(layer.trainable_weights)
 
 
 def _options(kind, options, count):

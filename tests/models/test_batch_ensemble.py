@@ -61,6 +61,7 @@ def convolutional():
             layers.Rescaling(0.5),
             layers.Conv2D(4, 3, activation="relu"),
             layers.BatchNormalization(),
+            layers.BatchNormalization(center=False, scale=False, name="bare"),
             layers.DepthwiseConv2D(2),
             layers.SeparableConv2D(5, 2),
             layers.GroupNormalization(5),
@@ -964,6 +965,33 @@ def test_what_is_not_trained_is_copied_in_any_case():
         ops.convert_to_numpy(frozen.embeddings),
         ops.convert_to_numpy(net.get_layer("frozen").embeddings),
     )
+
+
+def test_statistics_of_batches_are_a_members_own():
+    x = data(24)[0]
+    net = keras.Sequential(
+        [
+            keras.Input((5,)),
+            layers.Dense(4),
+            layers.BatchNormalization(
+                center=False, scale=False, momentum=0.0, name="bare"
+            ),
+            layers.Dense(3),
+        ]
+    )
+    net.layers[1].moving_mean.assign(np.full(4, 7.0))
+    fresh = BatchEnsemble(net, MEMBERS, copy_weights=False)
+    bare = fresh.network.get_layer("bare")
+    np.testing.assert_array_equal(*arrays([bare.moving_mean, bare.moving_mean * 0]))
+    model = ensemble(net, "mse")
+    model.optimizer.learning_rate = 0.0
+    model.train_on_batch(x, x[:, :3])
+    for plain in model.fold():
+        dense, normalization, _ = plain.layers
+        hidden = ops.convert_to_numpy(dense(x))
+        mean, variance = arrays(normalization.variables)
+        np.testing.assert_allclose(mean, hidden.mean(0), atol=1e-5)
+        np.testing.assert_allclose(variance, hidden.var(0), rtol=1e-4)
 
 
 def test_one_loss_scaler_at_most():
