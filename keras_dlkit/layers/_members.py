@@ -66,7 +66,10 @@ class MemberLayer:
         shape = (self.ensemble_size, *shape)
         # What a plain layer says of its weight is said of each member's. The
         # penalty is their mean, as the loss is.
-        for option, joined in (("regularizer", _mean), ("constraint", ops.stack)):
+        for option, joined in (
+            ("regularizer", _mean),
+            ("constraint", ops.stack),
+        ):
             function = kwargs.get(option)
             if function is not None:
                 kwargs[option] = _for_each(function, joined)

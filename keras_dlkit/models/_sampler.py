@@ -39,7 +39,13 @@ class Sampler(keras.Model):
                 "a mean and a scale. Received: a head with one output. Give it"
                 " two, with a categorical loss, or `outputs='mean_and_scale'`."
             )
-        found = {"_sum": ops.mean(ops.sum(outputs, axis=-1), axis=0)}
+        # Of all paths of a row: for `SDENet` to look at.
+        sums = ops.sum(outputs, axis=-1)
+        found = {
+            "_least": ops.min(outputs, axis=(0, -1)),
+            "_sum": ops.mean(sums, axis=0),
+            "_off": ops.max(ops.abs(sums - 1.0), axis=0),
+        }
         if self.net.outputs_are == "logits":
             outputs = ops.softmax(outputs)
         return {**found, **categorical_uncertainty(outputs)}

@@ -982,7 +982,9 @@ def test_statistics_of_batches_are_a_members_own():
     net.layers[1].moving_mean.assign(np.full(4, 7.0))
     fresh = BatchEnsemble(net, MEMBERS, copy_weights=False)
     bare = fresh.network.get_layer("bare")
-    np.testing.assert_array_equal(*arrays([bare.moving_mean, bare.moving_mean * 0]))
+    np.testing.assert_array_equal(
+        *arrays([bare.moving_mean, bare.moving_mean * 0])
+    )
     model = ensemble(net, "mse")
     model.optimizer.learning_rate = 0.0
     model.train_on_batch(x, x[:, :3])

@@ -473,6 +473,17 @@ def test_outputs_that_are_others_are_refused():
         model.predict_uncertainty(X, verbose=0)
     with pytest.raises(ValueError, match="samples"):
         model.predict_uncertainty(X, 1)
+    model = compiled(head=layers.Dense(3, "softmax"))
+    with pytest.raises(ValueError, match="outputs='probabilities'"):
+        model.predict_uncertainty(X[:1], 2, verbose=0)
+    # Logits whose sum is 1, or nearly, are logits.
+    model = compiled(head=layers.Dense(3, kernel_initializer="zeros"))
+    for bias in ([2.0, -1.5, 0.5], [0.3, 0.5, 0.205]):
+        model.head.bias.assign(bias)
+        found = model.predict_uncertainty(X[:1], 2, verbose=0)["mean"][0]
+        np.testing.assert_allclose(
+            found, np.exp(bias) / np.exp(bias).sum(), 1e-5
+        )
 
 
 def test_alternating_needs_two_optimizers():
