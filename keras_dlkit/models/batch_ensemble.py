@@ -180,6 +180,8 @@ class BatchEnsemble(keras.Model):
         self.ensemble_size = size
         self.member_batches = member_batches
         self.average = average
+        # What `compile` said, for a model that is loaded without it.
+        self._saved_average = None
         self.seed = seed
         self._most_rows = 0
         self.supports_masking = True
@@ -253,8 +255,9 @@ class BatchEnsemble(keras.Model):
         paths = [path for path, _ in tree.flatten_with_path(outputs)]
         names = getattr(self.network, "output_names", [None] * len(paths))
         losses = self.loss if self.compiled else None
+        saved = None if self.compiled else self._saved_average
         return [
-            _averages.kind_of(self.average, losses, *place)
+            _averages.kind_of(self.average or saved, losses, *place)
             for place in zip(paths, range(len(paths)), names)
         ]
 
@@ -479,17 +482,11 @@ class BatchEnsemble(keras.Model):
             "model": keras.saving.serialize_keras_object(self.network),
             "ensemble_size": self.ensemble_size,
             "member_batches": self.member_batches,
-            "average": self._resolved_average(),
+            "average": self.average,
+            "saved_average": self._kinds(structure(self.network, "output")),
             "seed": self.seed,
             "name": self.name,
         }
-
-    def _resolved_average(self):
-        """What `compile` said, for a model that is loaded without it."""
-        if not self.compiled or self.average is not None:
-            return self.average
-        kinds = self._kinds(structure(self.network, "output"))
-        return kinds[0] if len(set(kinds)) == 1 else kinds
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -497,4 +494,7 @@ class BatchEnsemble(keras.Model):
         network = keras.saving.deserialize_keras_object(
             config.pop("model"), custom_objects=custom_objects
         )
-        return cls(network, convert=False, **config)
+        saved = config.pop("saved_average", None)
+        model = cls(network, convert=False, **config)
+        model._saved_average = saved
+        return model

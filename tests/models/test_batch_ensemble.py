@@ -360,8 +360,12 @@ def test_logits_are_averaged_as_probabilities(tmp_path):
     np.testing.assert_allclose(folded, logits, atol=1e-5)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
-    assert loaded.average == "softmax"
     np.testing.assert_allclose(loaded.predict(x, verbose=0), logits, atol=1e-6)
+    # A new loss says anew.
+    loaded.compile("sgd", "mse")
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), members.mean(0), atol=1e-5
+    )
     # Not compiled, and nothing said: what the network gives.
     plain = BatchEnsemble(model.network, MEMBERS, convert=False)
     np.testing.assert_allclose(
@@ -390,7 +394,7 @@ def test_binary_logits_and_large_ones():
     model = ensemble(mlp(None), loss)
     model.network.layers[-1].bias.assign(np.full((MEMBERS, 3), 300.0))
     assert np.isfinite(model.predict(x, verbose=0)).all()
-    assert model.get_config()["average"] == "sigmoid"
+    assert model.get_config()["saved_average"] == ["sigmoid"]
 
 
 @slow_to_compile
