@@ -64,7 +64,7 @@ def independent(arguments, members, seed):
     batch_size = arguments["batch_size"] or 32
     data = map_leaves(ops.convert_to_numpy, (x, y, sample_weight))
     validation = arguments["validation_data"]
-    if arguments["validation_split"]:
+    if arguments["validation_split"] and validation is None:
         rows = len(keras.tree.flatten(data)[0])
         kept = math.floor(rows * (1 - arguments["validation_split"]))
         validation = map_leaves(lambda t: t[kept:], data)

@@ -1,5 +1,6 @@
 """An ensemble that shares its kernels (Wen et al., 2020)."""
 
+import random
 import warnings
 from typing import Any
 
@@ -182,7 +183,8 @@ class BatchEnsemble(keras.Model):
         self.average = average
         # What `compile` said, for a model that is loaded without it.
         self._saved_average = None
-        self.seed = seed
+        # Saved: the orders go on as they were.
+        self.seed = random.randint(1, 10**9) if seed is None else seed
         self._most_rows = 0
         self.supports_masking = True
         self.built = True
@@ -378,9 +380,7 @@ class BatchEnsemble(keras.Model):
         if self.member_batches == "split":
             return _independent_batches.check_split(arguments, size)
         if self.member_batches == "independent":
-            return _independent_batches.independent(
-                arguments, size, self.seed or 0
-            )
+            return _independent_batches.independent(arguments, size, self.seed)
         return arguments
 
     def train_on_batch(self, x, *args, **kwargs):

@@ -532,12 +532,6 @@ def test_it_costs_few_parameters():
 
 
 def test_independent_members_see_all_rows_in_their_own_order():
-    seen = []
-
-    class Noted(keras.layers.Layer):
-        def call(self, x):
-            return x
-
     model = ensemble(member_batches="independent")
     x, y, _ = data(10)
     x[:, 0] = np.arange(10)
@@ -562,7 +556,21 @@ def test_independent_members_see_all_rows_in_their_own_order():
         )
         assert len({tuple(o) for o in orders}) == MEMBERS
     assert (epochs[0] != epochs[1]).any()
-    del seen, Noted
+    # Without a seed in others, and saved with the model.
+    net = mlp()
+    first, second = (
+        BatchEnsemble(net, MEMBERS, member_batches="independent")
+        for _ in range(2)
+    )
+    copy = BatchEnsemble.from_config(first.get_config())
+    a, b, c = (
+        m.prepare_fit(arguments)["x"].orders for m in (first, copy, second)
+    )
+    assert (a == b).all() and (a != c).any()
+    # Validation data come before a split, as in Keras.
+    given = {"validation_split": 0.5, "validation_data": (x[:3], y[:3])}
+    both = model.prepare_fit({**arguments, **given})
+    assert both["x"].rows == 10 and len(both["validation_data"][0]) == 3
 
 
 @pytest.mark.parametrize("member_batches", ["split", "independent"])
