@@ -98,9 +98,12 @@ else:
         def train_step(self, data):
             self.prepare_step(data)
             for loss_of, variables in self.phases(data):
-                gradients = torch.autograd.grad(
-                    loss_of(), [v.value for v in variables], allow_unused=True
-                )
+                loss, values = loss_of(), [v.value for v in variables]
+                gradients = ()
+                if values:  # not all of them frozen
+                    gradients = torch.autograd.grad(
+                        loss, values, allow_unused=True
+                    )
                 with torch.no_grad():
                     self.apply_phase(gradients, variables)
             return self.finish_step(data)

@@ -500,6 +500,23 @@ def test_alternating_needs_two_optimizers():
         dlkit.attach(net(alternating=True))
 
 
+@pytest.mark.parametrize("frozen", ["diffusion", "task"])
+def test_alternating_with_one_side_frozen(frozen):
+    model = compiled(two_rates(), alternating=True)
+    of_diffusion = [model.block.diffusion]
+    of_task = [model.stem, model.block.drift, model.head]
+    for part in of_diffusion if frozen == "diffusion" else of_task:
+        part.trainable = False
+    model.compile(model.optimizer, CROSSENTROPY)
+    before = [numpy(w).copy() for w in model.weights]
+    history = fit(model, epochs=1)
+    assert np.isfinite([history["loss_in"], history["loss"]]).all()
+    moved = {
+        w.path for w, a in zip(model.weights, before) if (numpy(w) != a).any()
+    }
+    assert moved == {w.path for w in model.trainable_weights} != set()
+
+
 # An ordinary Keras model.
 
 
