@@ -4,12 +4,22 @@ import keras
 import numpy as np
 from keras import ops
 
-WITHIN = ("sigmoid", "hard_sigmoid", "softmax")
+WITHIN = ("sigmoid", "hard_sigmoid")
+# A softmax of one number is 1, whatever it is; of more they cannot all be 0.
+BEYOND = tuple(
+    getattr(keras.layers, name)
+    for name in ("ELU", "LeakyReLU", "PReLU", "ReLU", "Softmax")
+)
+# States of a net that is trained may be large: small weights do not hide it.
+SCALES = (1.0, 1e4)
 
 
 def check_activation(diffusion):
     """Raises for a last activation that leaves the interval from 0 to 1."""
-    activation = getattr(_last(diffusion), "activation", None)
+    last = _last(diffusion)
+    if isinstance(last, BEYOND):
+        _refuse(diffusion, f"a last layer {last.name!r} of {type(last)}")
+    activation = getattr(last, "activation", None)
     name = getattr(activation, "__name__", "")
     known = getattr(keras.activations, name, None) is activation
     if activation is not None and known and name not in WITHIN:
@@ -21,15 +31,21 @@ def check_values(diffusion, shape):
     if None in shape[1:]:
         return
     states = np.random.default_rng(0).normal(size=(32, *shape[1:]))
-    values = ops.convert_to_numpy(
-        diffusion(ops.convert_to_tensor(states, "float32"), training=False)
-    ).astype("float32")
-    if not (values.min() >= 0 and values.max() <= 1):
-        _refuse(
-            diffusion,
-            f"values from {values.min():.3g} to {values.max():.3g} for random "
-            "states",
-        )
+    for scale in SCALES:
+        values = ops.convert_to_numpy(
+            diffusion(
+                ops.convert_to_tensor(scale * states, "float32"),
+                training=False,
+            )
+        ).astype("float32")
+        if scale > 1:  # half precision may overflow on the way
+            values = np.nan_to_num(values, nan=0.5)
+        if not (values.min() >= 0 and values.max() <= 1):
+            _refuse(
+                diffusion,
+                f"values from {values.min():.3g} to {values.max():.3g} for "
+                f"random states of deviation {scale:g}",
+            )
 
 
 def _last(layer):

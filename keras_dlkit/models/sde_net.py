@@ -48,7 +48,8 @@ class SDENet(keras.Model):
             group or layer in it, as in the paper, not by batch: batch
             statistics of unknown inputs hide what is unknown about them.
         block: `keras_dlkit.layers.SDEBlock`. Its diffusion must end with a
-            sigmoid (under mixed precision in a layer with `dtype="float32"`).
+            sigmoid (under mixed precision in a layer with `dtype="float32"`),
+            and be isolated, as it is unless told otherwise.
         head: `keras.layers.Layer` from the state to the outputs.
         ood: Where unknown inputs come from. `"gaussian"`: the batch plus
             `ood_scale` times standard normals. A function of the batch (also
@@ -88,8 +89,9 @@ class SDENet(keras.Model):
     Raises:
         TypeError, ValueError: At construction, for arguments that are none;
             there, or before the first step if the stem is not built yet, for a
-            diffusion that is not between 0 and 1, parts that do not fit
-            together, and unknown inputs of another shape.
+            diffusion that is not between 0 and 1 (then by its last layer
+            alone) and parts that do not fit together; before the first step
+            for unknown inputs of another shape.
 
     Example:
 
@@ -250,7 +252,9 @@ class SDENet(keras.Model):
     ):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         self._logs_diffusion = bool(training)
-        self.note(vars(self).pop("_noted", None))
+        # In evaluation there may be what another graph has left.
+        noted = vars(self).pop("_noted", None)
+        self.note(noted if training else None)
         return reads.before_gradients(loss) if training else loss
 
     def note(self, losses):
@@ -410,4 +414,10 @@ def _check_parts(stem, block, head):
         raise TypeError(
             "`block` must be a `keras_dlkit.layers.SDEBlock`. "
             f"Received: block={block!r} of type {type(block)}"
+        )
+    if not block.isolate_diffusion:
+        raise ValueError(
+            "`block` must have `isolate_diffusion=True`: the loss of the task "
+            "does not train the diffusion, which has losses of its own. "
+            f"Received: {block.name!r} with isolate_diffusion=False"
         )

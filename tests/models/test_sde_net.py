@@ -31,11 +31,20 @@ def two_rates(first=0.1, second=0.1):
     )
 
 
-def net(built=True, stem=None, diffusion=None, head=None, sigma=0.5, **kw):
+def net(
+    built=True,
+    stem=None,
+    block=None,
+    diffusion=None,
+    head=None,
+    sigma=0.5,
+    **kw,
+):
     first = [keras.Input((4,))] if built else []
     return dlkit.models.SDENet(
         stem or keras.Sequential([*first, layers.Dense(3, "tanh")]),
-        dlkit.layers.SDEBlock(
+        block
+        or dlkit.layers.SDEBlock(
             layers.Dense(3, "tanh"),
             diffusion
             or layers.Dense(1, "sigmoid", dtype="float32", name="diffusion"),
@@ -436,12 +445,28 @@ def test_images_of_bytes():
         ({"diffusion": layers.Dense(1)}, ValueError, "between 0 and 1.*linear"),
         (
             {
-                "diffusion": keras.Sequential(
-                    [layers.Dense(1, kernel_initializer="ones"), layers.ReLU()]
+                "diffusion": layers.Dense(
+                    1,
+                    lambda x: x**2,
+                    kernel_initializer=keras.initializers.RandomNormal(0, 1e-3),
                 )
             },
             ValueError,
             "between 0 and 1.*values from",
+        ),
+        (
+            {"diffusion": layers.Dense(1, "softmax")},
+            ValueError,
+            "between 0 and 1.*softmax",
+        ),
+        (
+            {
+                "block": dlkit.layers.SDEBlock(
+                    layers.Dense(3), layers.Dense(1), isolate_diffusion=False
+                )
+            },
+            ValueError,
+            "isolate_diffusion=True",
         ),
         ({"ood": "uniform"}, TypeError, "ood"),
         ({"ood": 3}, TypeError, "ood"),
@@ -459,10 +484,14 @@ def test_bad_arguments(arguments, error, message):
         net(**arguments)
 
 
-def test_a_lazy_net_is_checked_before_its_first_step():
-    model = compiled(built=False, diffusion=layers.Dense(1, "tanh"))
+@pytest.mark.parametrize("kind", ["tanh", "relu"])
+def test_a_lazy_net_is_checked_before_its_first_step(kind):
+    diffusion = layers.Dense(1, kind)
+    if kind == "relu":
+        diffusion = keras.Sequential([layers.Dense(1), layers.ReLU()])
+    model = compiled(built=False, diffusion=diffusion)
     with pytest.raises(
-        (ValueError, RuntimeError), match="between 0 and 1.*tanh"
+        (ValueError, RuntimeError), match=f"between 0 and 1.*{kind}"
     ):
         fit(model)
 
@@ -484,6 +513,20 @@ def test_outputs_that_are_others_are_refused():
         np.testing.assert_allclose(
             found, np.exp(bias) / np.exp(bias).sum(), 1e-5
         )
+
+
+def test_a_call_in_training_elsewhere_leaves_nothing_to_evaluation():
+    model = compiled()
+    expected = model.evaluate(X, Y, verbose=0)
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.function(lambda x: model(x, training=True))(X)
+    else:
+        model(X, training=True)
+    assert model.evaluate(X, Y, verbose=0) == expected
+    assert float(numpy(model.loss_in.count)) == 0
+    fit(model)
 
 
 def test_alternating_needs_two_optimizers():
