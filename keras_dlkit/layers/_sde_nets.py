@@ -7,8 +7,16 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit import _isolated
+from keras_dlkit import _keras
 
 SHAPES = ("sample", "channel", "element")
+
+
+def masked(x, mask):
+    """A state, with the mask that its nets are to see beside it."""
+    if mask is not None:
+        _keras.set_mask(x, mask)
+    return x
 
 
 class Drift:

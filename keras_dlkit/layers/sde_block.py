@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit import _isolated
+from keras_dlkit import _keras
 from keras_dlkit._export import export
 from keras_dlkit._papers import cites
 from keras_dlkit._train_step import loop
@@ -14,6 +15,7 @@ from keras_dlkit.layers._sde_nets import Carried
 from keras_dlkit.layers._sde_nets import Diffusion
 from keras_dlkit.layers._sde_nets import Direct
 from keras_dlkit.layers._sde_nets import Drift
+from keras_dlkit.layers._sde_nets import masked
 from keras_dlkit.layers.concatenate_time import KONG
 from keras_dlkit.ops._dtypes import as_dtype
 from keras_dlkit.ops._dtypes import wide_dtype
@@ -82,6 +84,9 @@ class SDEBlock(keras.layers.Layer):
             the place of the random ones. With them the block is noisy in
             inference too, by `sigma_inference`.
         training: Passed on by Keras.
+
+    The mask of the inputs, as of an `Embedding`, is seen by both nets at each
+    step, and is that of the outputs.
 
     State: layer weights: the two sigmas, float32, not trainable; those of the
         two nets. The state of the random generator.
@@ -181,6 +186,7 @@ class SDEBlock(keras.layers.Layer):
             seed = _checks.check_count("seed", seed, at_least=0)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self.supports_masking = True
 
     def build(self, inputs_shape, brownian_shape=None):
         self._drift.build(inputs_shape)
@@ -203,7 +209,8 @@ class SDEBlock(keras.layers.Layer):
             sigma = self.sigma if training else self.sigma_inference
             if brownian is None:
                 brownian = self._draw(x)
-        outputs = self._integrate(x, sigma, brownian)
+        mask = _keras.get_mask(inputs)
+        outputs = self._integrate(x, sigma, brownian, mask)
         return as_dtype(outputs, self._output_dtype(inputs))
 
     def sample(
@@ -230,7 +237,8 @@ class SDEBlock(keras.layers.Layer):
         self, inputs: Any, samples: int, brownian: Any = None
     ) -> Any:
         """The same, and the diffusion at the start, in its broadcast shape."""
-        x = as_dtype(inputs, wide_dtype(inputs))
+        mask = _keras.get_mask(inputs)
+        x = masked(as_dtype(inputs, wide_dtype(inputs)), mask)
         first = self._drift(self._time(x), x)
         shape, rows = (samples, *ops.shape(x)), ops.shape(x)[0]
 
@@ -256,6 +264,7 @@ class SDEBlock(keras.layers.Layer):
             many,
             self.sigma_inference,
             brownian,
+            None if mask is None else tiled(mask),
             at_start=tiled(diffusion),
             first_slope=tiled(first),
         )
@@ -275,7 +284,9 @@ class SDEBlock(keras.layers.Layer):
             return self._diffusion(x)
         return _isolated.run_frozen(self.diffusion, lambda: self._diffusion(x))
 
-    def _integrate(self, x, sigma, brownian, at_start=None, first_slope=None):
+    def _integrate(
+        self, x, sigma, brownian, mask, at_start=None, first_slope=None
+    ):
         unroll = self.unroll
         if unroll is None:
             unroll = loop.is_slow_in_loops(self._weights_in_loop(sigma))
@@ -285,18 +296,19 @@ class SDEBlock(keras.layers.Layer):
         if sigma is not None:
             strength = as_dtype(ops.convert_to_tensor(sigma), x.dtype)
             if self.diffusion_at == "start":
-                g = self._diffusion_at(x) if at_start is None else at_start
-                fixed = strength * as_dtype(g, x.dtype)
+                if at_start is None:
+                    at_start = self._diffusion_at(masked(x, mask))
+                fixed = strength * as_dtype(at_start, x.dtype)
 
         def drift(t, x, state):
-            return nets.call(lambda: self._drift(t, x), state)
+            return nets.call(lambda: self._drift(t, masked(x, mask)), state)
 
         def diffusion(t, x, state):
             if sigma is None:
                 return None, state
             if self.diffusion_at == "start":
                 return fixed, state
-            g, state = nets.call(lambda: diffusion_at(x), state)
+            g, state = nets.call(lambda: diffusion_at(masked(x, mask)), state)
             return strength * as_dtype(g, x.dtype), state
 
         x, state = integrate(

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_dlkit import _keras
+from keras_dlkit.layers._sde_nets import masked
 from keras_dlkit.ops.uncertainty import categorical_uncertainty
 from keras_dlkit.ops.uncertainty import gaussian_uncertainty
 
@@ -17,11 +19,14 @@ class Sampler(keras.Model):
 
     def call(self, inputs):
         net = self.net
-        paths, diffusion = net.block.sample_with_diffusion(
-            net.stem(inputs), self.samples
-        )
+        hidden = net.stem(inputs)
+        paths, diffusion = net.block.sample_with_diffusion(hidden, self.samples)
         shape = ops.shape(paths)
-        outputs = net.head(ops.reshape(paths, (-1, *shape[2:])))
+        paths = ops.reshape(paths, (-1, *shape[2:]))
+        mask = _keras.get_mask(hidden)
+        if mask is not None:
+            mask = ops.tile(mask, (self.samples, 1))
+        outputs = net.head(masked(paths, mask))
         outputs = ops.reshape(
             outputs, (self.samples, -1, *ops.shape(outputs)[1:])
         )

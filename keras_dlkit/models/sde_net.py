@@ -7,12 +7,14 @@ from keras import ops
 
 from keras_dlkit import _checks
 from keras_dlkit import _isolated
+from keras_dlkit import _keras
 from keras_dlkit._export import export
 from keras_dlkit._papers import cites
 from keras_dlkit._random_state import RandomState
 from keras_dlkit._train_step import reads
 from keras_dlkit._tree import leaves
 from keras_dlkit.attach import _bound
+from keras_dlkit.layers._sde_nets import masked
 from keras_dlkit.layers.concatenate_time import KONG
 from keras_dlkit.layers.sde_block import SDEBlock
 from keras_dlkit.models import _range
@@ -220,7 +222,9 @@ class SDENet(keras.Model):
         return _mean_log(1.0 - known), _mean_log(unknown)
 
     def _diffusion_of(self, hidden):
-        g = self.block.diffusion(ops.stop_gradient(hidden), training=True)
+        mask = _keras.get_mask(hidden)
+        hidden = masked(ops.stop_gradient(hidden), mask)
+        g = self.block.diffusion(hidden, training=True)
         dtype = keras.backend.standardize_dtype(g.dtype)
         return g if dtype == "float64" else ops.cast(g, "float32")
 

@@ -747,6 +747,66 @@ def test_dict_inputs():
     assert model.predict_uncertainty(x, verbose=0)["mean"].shape == (24, 3)
 
 
+# Keras says so of every Sequential, which sees the mask nevertheless.
+@pytest.mark.filterwarnings("ignore:(?s).*was passed an input with a mask")
+@pytest.mark.parametrize("at", ["start", "every"])
+def test_what_is_masked_changes_nothing(at):
+    """Rows with and without padding, through drift, diffusion and head."""
+    known = np.array([[1, 2, 3], [4, 5, 6]])
+    padded = np.pad(known, [(0, 0), (0, 2)])
+
+    def pooled(units, *activation):
+        return [
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(units, *activation),
+        ]
+
+    class Mean(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.supports_masking = True
+
+        def call(self, x, mask=None):
+            if mask is None:  # when it is built
+                return x
+            weights = ops.cast(ops.expand_dims(mask, -1), x.dtype)
+            total = ops.sum(weights * x, axis=1, keepdims=True)
+            mean = total / ops.sum(weights, axis=1, keepdims=True)
+            return mean + 0.0 * x
+
+    model = dlkit.models.SDENet(
+        keras.Sequential(
+            [
+                keras.Input((None,), dtype="int32"),
+                layers.Embedding(9, 3, mask_zero=True),
+            ]
+        ),
+        dlkit.layers.SDEBlock(
+            Mean(),
+            keras.Sequential(pooled(1, "sigmoid")),
+            num_steps=2,
+            sigma=0.0,
+            diffusion_at=at,
+        ),
+        keras.Sequential(pooled(3)),
+        ood=lambda x: x,
+    )
+    model.compile(keras.optimizers.SGD(0.0), CROSSENTROPY)
+    results = []
+    for x in (known, padded):
+        found = model.predict_uncertainty(x, 2, verbose=0)
+        history = model.fit(x, np.array([0, 2]), verbose=0).history
+        results.append(
+            [
+                *(found[name] for name in ("mean", "diffusion")),
+                *(history[name] for name in ("loss", "loss_in", "loss_out")),
+                model.predict(x, verbose=0),
+            ]
+        )
+    for a, b in zip(*results):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
 def test_one_output_is_no_class():
     model = compiled(head=layers.Dense(1))
     with pytest.raises(ValueError, match="one output"):
