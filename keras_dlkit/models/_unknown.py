@@ -134,9 +134,26 @@ class Rows(Source):
             )
             for index, array in enumerate(arrays)
         ]
+        self.awaits_weights = any(isinstance(array, Empty) for array in arrays)
         for variable, array in zip(self.rows, arrays):
             if not isinstance(array, Empty):
                 variable.assign(array)
+
+    def check(self, inputs):
+        if self.awaits_weights and not self._any_value():
+            raise ValueError(
+                "The rows of `ood` are weights, and come with those of a file,"
+                " not with a config. Received: rows that are all 0, of a model"
+                " made by `from_config` or `clone_model`. Copy the weights of "
+                "the other model, or give `ood` to a new one."
+            )
+        super().check(inputs)
+
+    def _any_value(self):
+        try:
+            return any(ops.convert_to_numpy(v).any() for v in self.rows)
+        except Exception:  # in a graph
+            return True
 
     def call(self, inputs):
         _check_fits(

@@ -333,6 +333,17 @@ def test_rows_of_a_data_set_are_drawn():
     assert set(np.unique(drawn)) == {0.0, 10.0, 20.0}
 
 
+def test_rows_of_data_are_weights():
+    """A config has no room for them: a clone trains once it has them."""
+    model = compiled(ood=X)
+    clone = keras.models.clone_model(model)
+    clone.compile("sgd", CROSSENTROPY)
+    with pytest.raises(ValueError, match="rows that are all 0.*clone_model"):
+        fit(clone)
+    clone.set_weights(model.get_weights())
+    fit(clone)
+
+
 def test_the_noise_has_its_scale():
     model = net(ood_scale=3.0)
     noise = numpy(model.unknown(np.zeros((2000, 4), "float32")))
