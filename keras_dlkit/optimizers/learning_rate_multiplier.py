@@ -56,22 +56,19 @@ class LearningRateMultiplier(WrapperOptimizer):
         name: str | None = None,
     ):
         super().__init__(inner_optimizer, name=name)
-        if innermost(self).use_ema:
-            raise ValueError(
-                "`LearningRateMultiplier` takes an optimizer without averages:"
-                " they would be of weights before steps are multiplied. "
-                "Received: an `inner_optimizer` with use_ema=True. Leave it "
-                "out."
-            )
+        _refuse_averages(innermost(self))
 
     def build(self, variables):
         for v in variables:
-            if multiplier(v) < 0:
+            if not multiplier(v) >= 0:
                 raise ValueError(
                     "`learning_rate_multiplier` must be at least 0. Received: "
                     f"{multiplier(v)!r} for {v.path!r}"
                 )
         super().build(variables)
+        # A `MultiOptimizer` knows its parts from here on.
+        for part in getattr(innermost(self), "optimizers", []):
+            _refuse_averages(part)
 
     def apply(self, grads, trainable_variables=None):
         if trainable_variables is None:
@@ -99,6 +96,15 @@ class LearningRateMultiplier(WrapperOptimizer):
             )
         ]
         return after, states
+
+
+def _refuse_averages(optimizer):
+    if optimizer.use_ema:
+        raise ValueError(
+            "`LearningRateMultiplier` takes an optimizer without averages: "
+            "they would be of weights before steps are multiplied. Received: "
+            f"{optimizer.name!r} with use_ema=True. Leave it out."
+        )
 
 
 def multiplier(variable):

@@ -795,6 +795,19 @@ def test_a_multiplier_of_zero_freezes_and_one_does_nothing():
         dlkit.optimizers.LearningRateMultiplier(
             keras.optimizers.SGD(use_ema=True)
         )
+    optimizer = dlkit.optimizers.LearningRateMultiplier("sgd")
+    own[0].learning_rate_multiplier = float("nan")
+    with pytest.raises(ValueError, match="at least 0. Received: nan"):
+        optimizer.build(own)
+    if not hasattr(keras.optimizers, "MultiOptimizer"):
+        return  # the rest needs Keras 3.15
+    own[0].learning_rate_multiplier = 0.5
+    parts = keras.optimizers.OptimizerMap(keras.optimizers.SGD(use_ema=True))
+    optimizer = dlkit.optimizers.LearningRateMultiplier(
+        keras.optimizers.MultiOptimizer(parts)
+    )
+    with pytest.raises(ValueError, match="use_ema=True"):
+        optimizer.build(own)
 
 
 # What cannot be.
