@@ -81,7 +81,7 @@ class MixPoint(keras.layers.Layer):
         draws.reached = True
         return inputs
 
-    def compute_mask(self, inputs, previous_mask):
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """Of both rows: what is there in one of them has a share."""
         for _, permutation in self._draws() or ():
             previous_mask = map_leaves(
