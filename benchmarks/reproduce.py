@@ -98,11 +98,12 @@ SECTIONS = [
         "`sam_step.py`; the rule is the same.",
         "sam_accuracy.py",
         finding="Most gain a quarter to three quarters of a point, around SGD "
-        "and AdamW, also beside a plain optimizer that takes as many gradients, which "
-        "gains nothing by training on; LookSAM gains as much for 1.2 gradients "
-        "a step. LookSAM with an alpha of 0.7 loses, and so does MomentumSAM "
-        "around AdamW at its rho of 1. The times are those of a core that "
-        "other work was given too, and no measure: see `sam_step.py`.",
+        "and AdamW, also beside a plain optimizer that takes as many "
+        "gradients, which gains nothing by training on; LookSAM gains as much "
+        "for 1.2 gradients a step. LookSAM with an alpha of 0.7 loses, and so "
+        "does MomentumSAM around AdamW at its rho of 1. The times are those of "
+        "a core that other work was given too, and no measure: see "
+        "`sam_step.py`.",
     ),
     Section(
         "lottery_ticket",
