@@ -97,13 +97,13 @@ SECTIONS = [
         "`pytorch_optimizer`'s SAM, whose step is timed beside this one in "
         "`sam_step.py`; the rule is the same.",
         "sam_accuracy.py",
-        finding="Most gain a quarter to three quarters of a point, around SGD "
-        "and AdamW, also beside a plain optimizer that takes as many "
-        "gradients, which gains nothing by training on; LookSAM gains as much "
-        "for 1.2 gradients a step. LookSAM with an alpha of 0.7 loses, and so "
-        "does MomentumSAM around AdamW at its rho of 1. The times are those of "
-        "a core that other work was given too, and no measure: see "
-        "`sam_step.py`.",
+        finding="All with two gradients gain a quarter to three quarters of a "
+        "point beside a plain optimizer that takes as many, and gains nothing "
+        "by training on; LookSAM gains half a point for 1.2 gradients a step. "
+        "With an alpha of 0.7 it loses around SGD, and around AdamW in as many "
+        "epochs. MomentumSAM gains nothing for as many gradients, and around "
+        "AdamW, with a rho of 1, it is slower to learn. What a step takes is "
+        "in `sam_step.py`.",
     ),
     Section(
         "lottery_ticket",

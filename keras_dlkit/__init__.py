@@ -12,7 +12,7 @@ from keras_dlkit import schedules
 from keras_dlkit import sparsity
 from keras_dlkit.attach import Attached
 from keras_dlkit.attach import attach
-from keras_dlkit.attach import detach
 from keras_dlkit.citation import citation
+from keras_dlkit.detach import detach
 
 __version__ = "0.1.0.dev0"

@@ -1,7 +1,5 @@
 """`attach`: what a stock training step cannot express, added to any model."""
 
-import inspect
-import os
 import warnings
 from typing import Any
 
@@ -9,7 +7,6 @@ import keras
 from keras import ops
 
 from keras_dlkit import _keras
-from keras_dlkit import _plain
 from keras_dlkit import _step_batch
 from keras_dlkit import _task_losses
 from keras_dlkit._admission import HONOURED
@@ -26,6 +23,7 @@ from keras_dlkit._admission import own
 from keras_dlkit._admission import prepares_fit
 from keras_dlkit._admission import takes_training
 from keras_dlkit._answers import Answers
+from keras_dlkit._arguments import bound
 from keras_dlkit._export import export
 from keras_dlkit._hidden_mixing import HiddenMixing
 from keras_dlkit._parts_watch import warn_of_steps
@@ -39,7 +37,6 @@ from keras_dlkit.layers.batch_part import BatchPart
 from keras_dlkit.losses.task_weighting import TaskWeighting
 from keras_dlkit.optimizers.attached_optimizer import AttachedOptimizer
 from keras_dlkit.optimizers.wrapper_optimizer import find_wrapper
-from keras_dlkit.regularizers.regularize import strip_energies
 from keras_dlkit.regularizers.weight_penalty import WeightPenalty
 
 
@@ -116,59 +113,6 @@ def attach(
     return attached
 
 
-def detach(model_or_path: keras.Model | str | os.PathLike) -> keras.Model:
-    """Gives the plain Keras model back: no wrapper, no parts of ours.
-
-    A `HypersphericalEnergy` is taken off its kernels, and a wrapper as
-    `Masked` off the optimizer; the other regularizers stay.
-
-    If the attached model was compiled, the plain one is compiled too, with
-    the innermost optimizer, its state kept (a loss scaler is made anew by
-    Keras), and the same loss and metrics: it goes on training without the
-    parts, and is saved and loaded without keras_dlkit.
-
-    Args:
-        model_or_path: What `attach` returned, or the path of a `.keras` file
-            it was saved to. A model that was never attached comes back as the
-            same object.
-
-    Returns:
-        `keras.Model`. For a model that was attached in this process, the same
-        object that was given to `attach`.
-
-    Raises:
-        TypeError: For what is neither a model nor a path.
-        ValueError: For a file that is damaged, or none.
-
-    Example:
-
-    ```python
-    import keras
-    import keras_dlkit as dlkit
-
-    net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    assert dlkit.detach(dlkit.attach(net)) is net
-    ```
-    """
-    model = model_or_path
-    if isinstance(model, (str, os.PathLike)):
-        model = _plain.load(model)
-    if not isinstance(model, keras.Model):
-        raise TypeError(
-            "`detach` takes what `attach` returned, or the path of a `.keras` "
-            f"file. Received: {model!r} of type {type(model)}"
-        )
-    strip_energies(model)
-    if not isinstance(model, Attached):
-        _plain.unwrap_optimizer(model)
-        return model
-    if model.compiled:
-        arguments = model.compile_arguments()
-        arguments["optimizer"] = _plain.optimizer(model, model.model)
-        keras.Model.compile(model.model, **arguments)
-    return model.model
-
-
 @export
 class Attached(TrainStep, Answers, keras.Model):
     """What `attach` returns: your model with a training step of parts.
@@ -223,7 +167,7 @@ class Attached(TrainStep, Answers, keras.Model):
             self.model.compile(*args, **kwargs)
             self._take_over(self.model)
         else:
-            self._compile(**_bound(keras.Model.compile, self, args, kwargs))
+            self._compile(**bound(keras.Model.compile, self, args, kwargs))
 
     def _compile(self, **arguments):
         optimizer = keras.optimizers.get(arguments["optimizer"])
@@ -293,15 +237,20 @@ class Attached(TrainStep, Answers, keras.Model):
             self._compile(**keras.saving.deserialize_keras_object(config))
         self._build_optimizer()
 
-    def _build_optimizer(self, built=True):
+    def _build_optimizer(self):
         """Builds it as soon as the network is, if there is one."""
         optimizer = self.optimizer if self.compiled else None
-        if optimizer and self.built and built and not optimizer.built:
+        if optimizer and self.built and not optimizer.built:
             with self.creation_scope():
                 self.optimizer.build(self.trainable_variables)
             # A `MultiOptimizer` may know its parts only now.
             check_optimizer(self.parts, self.optimizer)
         self._spare()
+
+    def _build_optimizer_early(self):
+        # Not in the first step: what is wrong is said before it.
+        if _keras.is_built_throughout(self.model):
+            self._build_optimizer()
 
     def _spare(self):
         # Once it is built: a `MultiOptimizer` may know its parts only then.
@@ -411,14 +360,13 @@ class Attached(TrainStep, Answers, keras.Model):
         return self.model.reset_metrics()
 
     def fit(self, *args, **kwargs):
-        arguments = _bound(keras.Model.fit, self, args, kwargs)
+        arguments = bound(keras.Model.fit, self, args, kwargs)
         self._check_targets(arguments["y"])
         validation = arguments["validation_data"]
         if isinstance(validation, tuple):
             _, y, _ = keras.utils.unpack_x_y_sample_weight(validation)
             self._check_targets(y)
-        # Now, not in the first step: what is wrong is said before it.
-        self._build_optimizer(_keras.is_built_throughout(self.model))
+        self._build_optimizer_early()
         if prepares_fit(self.model):
             arguments = self.model.prepare_fit(arguments)
         arguments["callbacks"] = with_watch(self, arguments["callbacks"])
@@ -430,7 +378,7 @@ class Attached(TrainStep, Answers, keras.Model):
 
     def train_on_batch(self, x, y=None, *args, **kwargs):
         self._check_targets(y)
-        self._build_optimizer(_keras.is_built_throughout(self.model))
+        self._build_optimizer_early()
         if prepares_fit(self.model):
             self.model.check_batch(x)
         logs = super().train_on_batch(x, y, *args, **kwargs)
@@ -490,11 +438,3 @@ class Attached(TrainStep, Answers, keras.Model):
         """The states of all seed generators: what Keras does not save."""
         weights = {id(v) for v in self.non_trainable_weights}
         return [v for v in self.non_trainable_variables if id(v) not in weights]
-
-
-def _bound(method, model, args, kwargs):
-    """The arguments of a call of a method of `keras.Model`, by name."""
-    bound = inspect.signature(method).bind(model, *args, **kwargs)
-    bound.apply_defaults()
-    bound.arguments.pop("self")
-    return bound.arguments

@@ -40,12 +40,16 @@ def weighted(tensors, factors):
     return sum(terms[1:], terms[0]) if terms else None
 
 
+def looks_again(model):
+    """Whether there is a weighting that sees the losses after the step."""
+    weighting = model.task_weighting
+    return weighting is not None and weighting.looks_again
+
+
 def is_of_keras(model, method):
     """Whether Keras's own step does: one pass, and the gradient of one loss."""
-    weighting = model.task_weighting
-    looks_again = weighting is not None and weighting.looks_again
     return isinstance(method, common.Plain) and not (
-        model.takes_task_gradients or looks_again
+        model.takes_task_gradients or looks_again(model)
     )
 
 
@@ -67,7 +71,7 @@ def finish(model, data, updates, logs, again):
     weighting = model.task_weighting
     if weighting is None:
         return logs
-    if weighting.looks_again:
+    if looks_again(model):
         weights = [
             (v, ops.convert_to_tensor(v)) for v in model.trainable_variables
         ]

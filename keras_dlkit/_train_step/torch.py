@@ -86,9 +86,8 @@ class TrainStep:
         if e is not None:
             values = _leaves(common.moved(_detached(values), e))
             at = zip(variables, values)
-        weighting = self.task_weighting
         scope = contextlib.nullcontext()
-        if ascends or at or (weighting and weighting.looks_again):
+        if ascends or at or tasks.looks_again(self):
             scope = FirstPass(lambda v: v.value.detach().clone(), at)
         return *self._pass(part, values, scope), scope
 

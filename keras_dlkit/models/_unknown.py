@@ -152,7 +152,7 @@ class Rows(Source):
     def _any_value(self):
         try:
             return any(ops.convert_to_numpy(v).any() for v in self.rows)
-        except Exception:  # in a graph
+        except (AttributeError, NotImplementedError, TypeError):  # in a graph
             return True
 
     def call(self, inputs):

@@ -11,11 +11,11 @@ from keras import tree
 
 from keras_dlkit import _checks
 from keras_dlkit import _keras
+from keras_dlkit._arguments import bound
 from keras_dlkit._export import export
 from keras_dlkit._papers import cites
 from keras_dlkit._tree import leaves
 from keras_dlkit._tree import map_leaves
-from keras_dlkit.attach import _bound
 from keras_dlkit.models import _averages
 from keras_dlkit.models import _conversion
 from keras_dlkit.models import _independent_batches
@@ -337,7 +337,7 @@ class BatchEnsemble(keras.Model):
     # Compilation.
 
     def compile(self, *args, **kwargs):
-        arguments = _bound(keras.Model.compile, self, args, kwargs)
+        arguments = bound(keras.Model.compile, self, args, kwargs)
         optimizer = keras.optimizers.get(arguments["optimizer"])
         known = find_wrapper(optimizer, LearningRateMultiplier)
         if optimizer and not known and self._has_multipliers:
@@ -368,7 +368,7 @@ class BatchEnsemble(keras.Model):
     # Training.
 
     def fit(self, *args, **kwargs):
-        arguments = _bound(keras.Model.fit, self, args, kwargs)
+        arguments = bound(keras.Model.fit, self, args, kwargs)
         return super().fit(**self.prepare_fit(arguments))
 
     def prepare_fit(self, arguments: dict) -> dict:

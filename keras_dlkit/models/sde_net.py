@@ -8,12 +8,12 @@ from keras import ops
 from keras_dlkit import _checks
 from keras_dlkit import _isolated
 from keras_dlkit import _keras
+from keras_dlkit._arguments import bound
 from keras_dlkit._export import export
 from keras_dlkit._papers import cites
 from keras_dlkit._random_state import RandomState
 from keras_dlkit._train_step import reads
 from keras_dlkit._tree import leaves
-from keras_dlkit.attach import _bound
 from keras_dlkit.layers._sde_nets import masked
 from keras_dlkit.layers.concatenate_time import KONG
 from keras_dlkit.layers.sde_block import SDEBlock
@@ -232,7 +232,7 @@ class SDENet(keras.Model):
     # leaves a model without weights.
 
     def fit(self, *args, **kwargs):
-        arguments = _bound(keras.Model.fit, self, args, kwargs)
+        arguments = bound(keras.Model.fit, self, args, kwargs)
         if not self._unknown_is_checked:
             batch, arguments["x"] = first_batch(arguments["x"])
             if batch is not None:

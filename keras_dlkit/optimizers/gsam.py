@@ -112,7 +112,7 @@ class GSAM(SAM):
             raise ValueError(
                 "With `rho_min` the radius follows the learning rate of the "
                 "inner optimizer, which must have one. Received: "
-                f"{self.inner_optimizer!r}"
+                f"{self.inner_optimizer!r}. Give `rho` a schedule instead."
             )
         if callable(self.rho):
             raise ValueError(
